@@ -1,0 +1,159 @@
+"""One tree of errors: each knows its sentence, its HTTP status and its JSON-RPC code.
+
+The class docstring is the default message. One place renders them (`trunkline.api.responses`); the command line
+prints the sentence and exits.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+PARSE_ERROR = -32700
+INVALID_REQUEST = -32600
+METHOD_NOT_FOUND = -32601
+INVALID_PARAMS = -32602
+INTERNAL_ERROR = -32603
+REQUEST_TIMEOUT = -32001
+"""The code that the SDKs use for a call that ran out of time (not in JSON-RPC itself)."""
+REFUSED = -32000
+"""Server error range of JSON-RPC 2.0, section 5.1: refused for a reason that the HTTP status names."""
+
+
+class TrunklineError(Exception):
+    """Something went wrong."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[int] = INTERNAL_ERROR
+
+    def __init__(self, message: str | None = None, *, retry_after: float | None = None) -> None:
+        self.message = message or (type(self).__doc__ or "").strip()
+        self.retry_after = retry_after
+        """Seconds after which trying again makes sense; sent as `Retry-After`, rounded up."""
+        super().__init__(self.message)
+
+
+# What a client did wrong.
+
+
+class InvalidMessage(TrunklineError):
+    """The body is not a JSON-RPC 2.0 message."""
+
+    status = 400
+    code = INVALID_REQUEST
+
+
+class UnparsableMessage(InvalidMessage):
+    """The body is not JSON."""
+
+    code = PARSE_ERROR
+
+
+class MissingSessionId(TrunklineError):
+    """The query parameter session_id is missing; POST to the URI that the endpoint event named."""
+
+    status = 400
+    code = INVALID_REQUEST
+
+
+class Unauthorized(TrunklineError):
+    """A valid API key is needed: send 'Authorization: Bearer tlk_...'."""
+
+    status = 401
+    code = REFUSED
+
+
+class Forbidden(TrunklineError):
+    """This API key does not allow that."""
+
+    status = 403
+    code = REFUSED
+
+
+class OriginNotAllowed(Forbidden):
+    """Requests from this Origin are not allowed."""
+
+
+class NotFound(TrunklineError):
+    """There is nothing at this address."""
+
+    status = 404
+    code = REFUSED
+
+
+class TenantNotFound(NotFound):
+    """There is no such tenant."""
+
+
+class SessionNotFound(NotFound):
+    """There is no such session; connect again to open a new one."""
+
+
+class MethodNotAllowed(TrunklineError):
+    """This address does not answer that method."""
+
+    status = 405
+    code = REFUSED
+
+    def __init__(self, allow: str) -> None:
+        super().__init__(f"This address answers {allow}.")
+        self.allow = allow
+
+
+class NotAcceptable(TrunklineError):
+    """This address answers text/event-stream; the Accept header does not allow that."""
+
+    status = 406
+    code = REFUSED
+
+
+class BodyTooLarge(TrunklineError):
+    """The body is larger than this server accepts."""
+
+    status = 413
+    code = REFUSED
+
+
+class UnsupportedMediaType(TrunklineError):
+    """Send the message as application/json."""
+
+    status = 415
+    code = REFUSED
+
+
+class MisdirectedRequest(TrunklineError):
+    """This server does not answer for that host name."""
+
+    status = 421
+    code = REFUSED
+
+
+class TooManyRequests(TrunklineError):
+    """The tenant has reached its limit; try again later."""
+
+    status = 429
+    code = REFUSED
+
+
+class Unavailable(TrunklineError):
+    """The service is busy or a store is away; try again later."""
+
+    status = 503
+    code = REFUSED
+
+
+# What a person at the command line meets.
+
+
+class UsageError(TrunklineError):
+    """The command was not used as it is meant to be."""
+
+
+class StartRefused(TrunklineError):
+    """The process cannot start as it is configured."""
+
+
+class Conflict(TrunklineError):
+    """That exists already."""
+
+    status = 409
+    code = REFUSED

@@ -1,0 +1,145 @@
+"""Every setting, with its default, its unit and its environment variable (`TRUNKLINE_` and the name in capitals)."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from trunkline.errors import StartRefused
+
+CommaSeparated = Annotated[tuple[str, ...], NoDecode]
+
+KNOWN_SECRETS = frozenset({"changeme", "secret", "development", "trunkline", "password", "insecure"})
+SHORTEST_SECRET = 32
+
+
+class Settings(BaseSettings):
+    """Configuration of one process, read from the environment once and never changed."""
+
+    model_config = SettingsConfigDict(env_prefix="TRUNKLINE_", frozen=True, extra="ignore")
+
+    environment: Literal["production", "dev"] = Field(
+        "production", description="`dev` is set by `trunkline dev`; it alone may run on generated secrets."
+    )
+    database_url: str = Field("", description="Postgres, as `postgresql://user:password@host:port/name`.")
+    redis_url: str = Field("", description="Redis 7.0 or newer or Valkey, as `redis://` or `rediss://`.")
+    redis_prefix: str = Field("tl1:", description="In front of every Redis key and channel of this deployment.")
+    public_url: str = Field(
+        "http://127.0.0.1:8000",
+        description="Where clients reach this deployment; issuer of keys and part of their audience.",
+    )
+    secret_key: SecretStr = Field(
+        SecretStr(""), description="Root of all encryption at rest, 32 characters or more. Required outside dev."
+    )
+    servers: CommaSeparated = Field(
+        (), description="MCP server objects to host, as `module:object`, comma-separated."
+    )
+    allowed_origins: CommaSeparated = Field(
+        (),
+        description="Origins of web pages that may connect besides the public URL's own and loopback; `*` for all.",
+    )
+    allowed_hosts: CommaSeparated = Field(
+        (),
+        description="Host names answered besides the public URL's, its subdomains and loopback; `*` for all.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="`debug` writes a line per station of each call."
+    )
+    log_format: Literal["auto", "json", "console"] = Field(
+        "auto", description="`auto` is `console` on a terminal and `json` elsewhere."
+    )
+    metrics_key: SecretStr = Field(
+        SecretStr(""), description="Bearer token that `/metrics` asks for; empty leaves it open to the network."
+    )
+
+    max_body_bytes: int = Field(1_048_576, gt=0, description="Largest POST body, in bytes; beyond it 413.")
+    max_json_elements: int = Field(
+        100_000, gt=0, description="Most values in one JSON body; beyond it 400."
+    )
+    body_timeout: float = Field(10.0, gt=0, description="Seconds within which a POST body must arrive whole.")
+    keepalive_interval: float = Field(15.0, gt=0, le=60, description="Seconds between SSE comments on a stream.")
+    stream_buffer_messages: int = Field(1_000, gt=0, description="Messages kept for a slow reader before disconnect.")
+    stream_buffer_bytes: int = Field(1_048_576, gt=0, description="Bytes kept for a slow reader before disconnect.")
+    stream_write_timeout: float = Field(10.0, gt=0, description="Seconds one write may stall before disconnect.")
+    ticket_lifetime: int = Field(60, gt=0, description="Seconds a browser's one-time ticket is good for.")
+
+    lanes: int = Field(
+        16, gt=0, le=1024, description="Lanes that tenants are spread over; the same in every process, for good."
+    )
+    lane_max_length: int = Field(10_000, gt=0, description="Calls waiting in a lane; beyond it 503.")
+    audit_max_backlog: int = Field(
+        1_000_000, gt=0, description="Audit events of a lane not yet in Postgres; beyond it 503."
+    )
+    session_ttl: int = Field(1_800, gt=0, description="Seconds a session lives without stream or request.")
+    outbox_ttl: int = Field(600, gt=0, description="Seconds a sent message is kept for a client that resumes.")
+    outbox_max_messages: int = Field(1_000, gt=0, description="Messages kept for a client that resumes.")
+    outbox_max_bytes: int = Field(8_388_608, gt=0, description="Bytes kept for a client that resumes.")
+
+    tenant_rate: float = Field(2_000.0, gt=0, description="Messages a second of one tenant, default limit.")
+    tenant_burst: int = Field(4_000, gt=0, description="Messages of one tenant at once, default limit.")
+    tenant_in_flight: int = Field(1_000, gt=0, description="Unanswered requests of one tenant, default limit.")
+    tenant_sessions: int = Field(10_000, gt=0, description="Live sessions of one tenant, default limit.")
+
+    call_timeout: float = Field(60.0, gt=0, description="Seconds a call may take; progress starts them anew.")
+    call_timeout_max: float = Field(600.0, gt=0, description="Seconds a call may take in all, progress or not.")
+    concurrency: int = Field(64, gt=0, le=10_000, description="Calls that one worker runs at once.")
+    drain_timeout: float = Field(30.0, gt=0, description="Seconds that a stopping process gives what it has begun.")
+
+    @field_validator("servers", "allowed_origins", "allowed_hosts", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("public_url")
+    @classmethod
+    def _is_origin(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+            raise ValueError("PUBLIC_URL must be an http or https URL without query")
+        return value.rstrip("/")
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.call_timeout_max < self.call_timeout:
+            raise ValueError("CALL_TIMEOUT_MAX is shorter than CALL_TIMEOUT")
+        if self.session_ttl < self.outbox_ttl:
+            raise ValueError("SESSION_TTL is shorter than OUTBOX_TTL: a session would end before what it still holds")
+        if self.environment == "production":
+            secret = self.secret_key.get_secret_value()
+            if len(secret) < SHORTEST_SECRET or secret.lower() in KNOWN_SECRETS or len(set(secret)) < 8:
+                raise ValueError(
+                    "SECRET_KEY must be at least 32 characters that nobody can guess; make one with: openssl rand -hex 32"
+                )
+        return self
+
+    @cached_property
+    def public_host(self) -> str:
+        """The host name of `public_url`, lower case, without port."""
+        return (urlsplit(self.public_url).hostname or "").lower()
+
+    def tenant_url(self, slug: str) -> str:
+        """The tenant's base URL: the audience of its keys (RFC 7519, section 4.1.3)."""
+        return f"{self.public_url}/t/{slug}"
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Read the settings from the environment; `overrides` win.
+
+    Raises:
+        StartRefused: a value is missing, malformed or contradicts another; the sentence says which.
+    """
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]
+    except ValidationError as error:
+        sentences = []
+        for problem in error.errors():
+            name = "".join(f"TRUNKLINE_{part}".upper() for part in problem["loc"][:1])
+            text = problem["msg"].removeprefix("Value error, ")
+            sentences.append(f"{name}: {text}" if name else f"TRUNKLINE_{text}")
+        raise StartRefused("; ".join(sentences)) from error
