@@ -1,0 +1,133 @@
+"""What every process knows of a tenant and of a caller: plain values, without a store behind them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from trunkline.errors import UsageError
+
+Access = Literal["key", "public"]
+"""Who may call: holders of the tenant's keys, or anyone."""
+Status = Literal["active", "suspended"]
+
+SCOPE_CALL = "mcp:call"
+"""May call tools, besides everything that `mcp:read` allows."""
+SCOPE_READ = "mcp:read"
+"""May connect, list, and read resources and prompts."""
+SCOPES = frozenset({SCOPE_CALL, SCOPE_READ})
+DEFAULT_SCOPES = (SCOPE_CALL, SCOPE_READ)
+
+ALL_TOOLS = ("*",)
+"""The tool patterns of a key that was issued without any."""
+
+_DNS_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
+RESERVED_SLUGS = frozenset(
+    """
+    about abuse account admin administrator api app assets auth autoconfig billing blog cdn console dashboard
+    dev docs download ftp health help hostmaster imap internal live livez localhost login logout mail
+    mcp metrics mx ns ns1 ns2 oauth openapi ops pop postmaster readyz ready root security signup smtp sse ssl
+    static status support system t trunkline v1 v2 webmaster well-known wpad www
+    """.split()
+)
+"""Names that are, or may become, hosts and paths of the platform itself or of mail and proxies (RFC 2142)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one tenant may use at most: the bound between it and its neighbours."""
+
+    rate: float
+    """Messages a second."""
+    burst: int
+    """Messages at once."""
+    in_flight: int
+    """Requests accepted and not answered."""
+    sessions: int
+    """Live sessions."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolsetSwitch:
+    """A toolset that the tenant has or had switched on."""
+
+    name: str
+    enabled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """A tenant as of `version`, which grows with every change of it or of its toolsets."""
+
+    id: str
+    """UUIDv7 as 32 hex characters."""
+    slug: str
+    name: str
+    access: Access
+    status: Status
+    limits: Limits
+    toolsets: tuple[ToolsetSwitch, ...]
+    """In the order of first switching on, which names depend on: it stays when one is switched off and on."""
+    version: int
+
+    @property
+    def enabled_toolsets(self) -> tuple[str, ...]:
+        """Names of the toolsets that are on, in the order of first switching on."""
+        return tuple(switch.name for switch in self.toolsets if switch.enabled)
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """A caller whose key was verified, or anyone at a public tenant (then `key_id` is empty)."""
+
+    tenant_id: str
+    slug: str
+    key_id: str
+    scopes: frozenset[str]
+    tools: tuple[str, ...]
+    """Glob patterns of tool names; a tool that matches none of them does not exist for this caller."""
+    expires_at: float
+    """Seconds since the epoch; infinite for public access."""
+
+    def allows_tool(self, name: str) -> bool:
+        """Whether a pattern of the key matches this tool's name, upper and lower case told apart."""
+        return self.tools == ALL_TOOLS or any(fnmatchcase(name, pattern) for pattern in self.tools)
+
+
+def public_principal(tenant: Tenant) -> Principal:
+    """The caller without a key of a tenant whose access is public."""
+    return Principal(tenant.id, tenant.slug, "", SCOPES, ALL_TOOLS, float("inf"))
+
+
+def check_slug(slug: str) -> str:
+    """Give the slug back if a tenant may be called that: a DNS label (RFC 1123, section 2.1), and not reserved.
+
+    Raises:
+        UsageError: with the rule that it breaks.
+    """
+    if not _DNS_LABEL.fullmatch(slug):
+        raise UsageError(
+            f"{slug!r} cannot be a tenant's name: use 1 to 63 lower-case letters, digits and hyphens, "
+            "with no hyphen at either end."
+        )
+    if slug[2:4] == "--":
+        raise UsageError(f"{slug!r} cannot be a tenant's name: hyphens in third and fourth place are IDNA's (RFC 5891).")
+    if slug in RESERVED_SLUGS:
+        raise UsageError(f"{slug!r} is reserved for the platform itself; choose another name for the tenant.")
+    return slug
+
+
+def check_scopes(scopes: Iterable[str]) -> tuple[str, ...]:
+    """Give the scopes back sorted and once each; none at all means all of them.
+
+    Raises:
+        UsageError: one of them does not exist.
+    """
+    wanted = sorted(set(scopes)) or list(DEFAULT_SCOPES)
+    for scope in wanted:
+        if scope not in SCOPES:
+            raise UsageError(f"There is no scope {scope!r}; a key can have {' and '.join(sorted(SCOPES))}.")
+    return tuple(wanted)
