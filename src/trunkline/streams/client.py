@@ -1,0 +1,146 @@
+"""A process's way to Redis: commands and scripts over one shared connection, repeated after a lost one.
+
+Whatever goes through here may be sent twice, when a connection breaks before the answer came. That is why plain
+writes must be harmless when repeated, and why every script learns, as its last argument, whether it is a repetition.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+import re
+from collections.abc import Callable, Sequence
+from functools import cache
+from importlib import resources
+from typing import Self
+
+from trunkline.errors import Unavailable
+from trunkline.settings import Settings
+from trunkline.streams.connection import Argument, Connection, ConnectionLost, RedisRefusal, Reply
+from trunkline.streams.keys import Keys
+
+_TRANSIENT = frozenset({"LOADING", "BUSY", "TRYAGAIN", "MASTERDOWN", "CLUSTERDOWN"})
+_INCLUDE = re.compile(r"^--@include (\w+)$", re.MULTILINE)
+
+_Attempt = Callable[[Connection], "asyncio.Future[Reply]"]
+
+PATIENCE = 3.0
+"""Seconds for which a command is tried again while Redis is away, unless the caller says otherwise."""
+
+
+@cache
+def source(name: str) -> str:
+    """The text of a script, with what it includes."""
+    text = resources.files("trunkline.streams").joinpath("scripts", f"{name}.lua").read_text("utf-8")
+    return _INCLUDE.sub(lambda found: source(found[1]), text)
+
+
+@cache
+def digest(name: str) -> str:
+    """The SHA-1 by which Redis knows a script."""
+    return hashlib.sha1(source(name).encode(), usedforsecurity=False).hexdigest()
+
+
+class Redis:
+    """Commands and scripts of one process.
+
+    Raises, from every call:
+        Unavailable: Redis is away for longer than the patience given, or refuses writes (memory or disk full,
+            read-only replica). Nothing is known to have been written.
+    """
+
+    def __init__(self, settings: Settings, process: str) -> None:
+        self.settings = settings
+        self.keys = Keys(settings)
+        self.process = process
+        self._connection: Connection | None = None
+        self._connecting = asyncio.Lock()
+        self._closed = False
+
+    @classmethod
+    async def connect(cls, settings: Settings, process: str, *, patience: float = PATIENCE) -> Self:
+        """Connect as `process` ("api", "worker", "cli"), waiting up to `patience` seconds for Redis."""
+        redis = cls(settings, process)
+        await redis.command("PING", patience=patience)
+        return redis
+
+    async def aclose(self) -> None:
+        """Close the connection; what still waits fails."""
+        self._closed = True
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            connection.close()
+            await connection.lost
+
+    @property
+    def connected(self) -> bool:
+        """Whether the last thing known of Redis is that it answers."""
+        return self._connection is not None and not self._connection.lost.done()
+
+    async def dial(self, role: str, **options: object) -> Connection:
+        """A connection of one's own, for blocking reads and subscriptions."""
+        name = f"trunkline-{self.process}-{role}"
+        return await Connection.open(self.settings.redis_url, name, **options)  # type: ignore[arg-type]
+
+    async def command(self, *command: Argument, patience: float | None = PATIENCE) -> Reply:
+        """Run a command that is harmless when repeated; `patience` None tries until it succeeds."""
+        connection = self._connection
+        if connection is not None:
+            try:
+                return await connection.send(*command)
+            except (ConnectionLost, RedisRefusal) as error:
+                _raise_unless_passing(error)
+        return await self._persist(patience, lambda there: there.send(*command))
+
+    async def script(
+        self, name: str, keys: Sequence[str], args: Sequence[Argument], *, patience: float | None = PATIENCE
+    ) -> Reply:
+        """Run a script of this package; `patience` None tries until it succeeds."""
+        connection = self._connection
+        if connection is not None:
+            try:
+                return await connection.send("EVALSHA", digest(name), len(keys), *keys, *args, 0)
+            except (ConnectionLost, RedisRefusal) as error:
+                _raise_unless_passing(error)
+                repeated = int(isinstance(error, ConnectionLost))
+        else:
+            repeated = 0
+
+        def attempt(there: Connection) -> asyncio.Future[Reply]:
+            nonlocal repeated
+            sent = there.send("EVAL", source(name), len(keys), *keys, *args, repeated)
+            repeated = 1
+            return sent
+
+        return await self._persist(patience, attempt)
+
+    async def _persist(self, patience: float | None, attempt: _Attempt) -> Reply:
+        loop = asyncio.get_running_loop()
+        end = None if patience is None else loop.time() + patience
+        pause = 0.02
+        while True:
+            try:
+                return await attempt(await self._connected())
+            except (ConnectionLost, RedisRefusal) as error:
+                _raise_unless_passing(error)
+                if self._closed or (end is not None and loop.time() + pause > end):
+                    raise Unavailable("Redis is away; try again shortly.", retry_after=1) from error
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+            pause = min(pause * 2, 0.5)
+
+    async def _connected(self) -> Connection:
+        async with self._connecting:
+            if self._connection is None or self._connection.lost.done():
+                if self._closed:
+                    raise ConnectionLost("this process has closed its connection to Redis")
+                self._connection = await self.dial("commands")
+            return self._connection
+
+
+def _raise_unless_passing(error: ConnectionLost | RedisRefusal) -> None:
+    """Lost connections, flushed scripts and a Redis that is starting pass; a refusal stays one."""
+    if isinstance(error, RedisRefusal) and error.kind not in _TRANSIENT and error.kind != "NOSCRIPT":
+        if error.kind in {"OOM", "READONLY", "MISCONF", "NOREPLICAS"}:
+            raise Unavailable("Redis accepts no writes at the moment; try again shortly.", retry_after=5) from error
+        raise error

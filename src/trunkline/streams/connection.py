@@ -1,0 +1,182 @@
+"""One connection to Redis: replies in order, commands of one turn of the event loop in one write.
+
+redis-py spends 17 us of CPU on a command in a pipeline of 32, this 6 (docs/decisions/0002-own-redis-connection.md).
+It keeps to hiredis for the protocol and to redis-py for reading URLs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Self
+
+import hiredis
+from redis.asyncio.connection import parse_url
+
+Argument = bytes | str | int | float
+Reply = Any
+"""bytes, int, None, a list of these, or a RedisRefusal among them."""
+
+
+class ConnectionLost(Exception):
+    """The connection to Redis broke; what was under way may or may not have happened."""
+
+
+class RedisRefusal(Exception):
+    """Redis answered with an error; the command was not carried out."""
+
+    @property
+    def kind(self) -> str:
+        """The first word of the answer, such as NOSCRIPT, OOM or READONLY."""
+        return str(self).partition(" ")[0]
+
+
+class Connection(asyncio.Protocol):
+    """A connection that multiplexes: any number of commands may be under way, answered in the order of sending.
+
+    Guarantees: commands are executed in the order of `send`; when the connection is lost, every unanswered
+    command fails with `ConnectionLost`, none stays for ever. A peer that answers nothing for `timeout` seconds
+    while a command waits is given up.
+    """
+
+    def __init__(self, on_push: Callable[[Reply], None] | None = None, timeout: float = 5.0) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._reader = hiredis.Reader(replyError=RedisRefusal, protocolError=ConnectionLost)
+        self._waiting: deque[asyncio.Future[Reply]] = deque()
+        self._outgoing: list[bytes] = []
+        self._transport: asyncio.Transport | None = None
+        self._on_push = on_push
+        self._timeout = timeout
+        self._heard = self._loop.time()
+        self._watch: asyncio.TimerHandle | None = None
+        self.lost: asyncio.Future[None] = self._loop.create_future()
+        """Done when the connection has ended, for whatever reason."""
+
+    @classmethod
+    async def open(
+        cls, url: str, name: str, *, on_push: Callable[[Reply], None] | None = None, timeout: float = 5.0
+    ) -> Self:
+        """Connect, authenticate and select the database that `url` names; `name` shows in CLIENT LIST.
+
+        Raises:
+            ConnectionLost: Redis cannot be reached, or refuses the credentials.
+        """
+        target = parse_url(url)
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(timeout):
+                connection = await cls._dial(loop, target, on_push, timeout)
+                for command in _greeting(target, name):
+                    await connection.send(*command)
+        except (OSError, TimeoutError, RedisRefusal) as error:
+            raise ConnectionLost(f"Redis cannot be reached: {error}") from error
+        return connection
+
+    @classmethod
+    async def _dial(
+        cls,
+        loop: asyncio.AbstractEventLoop,
+        target: dict[str, Any],
+        on_push: Callable[[Reply], None] | None,
+        timeout: float,
+    ) -> Self:
+        def build() -> Self:
+            return cls(on_push, timeout)
+
+        if path := target.get("path"):
+            _, connection = await loop.create_unix_connection(build, path)
+            return connection
+        encrypted = "SSL" in getattr(target.get("connection_class"), "__name__", "")
+        _, connection = await loop.create_connection(
+            build,
+            target.get("host", "localhost"),
+            target.get("port", 6379),
+            ssl=ssl.create_default_context(cafile=target.get("ssl_ca_certs")) if encrypted else None,
+        )
+        return connection
+
+    def send(self, *command: Argument) -> asyncio.Future[Reply]:
+        """Send one command; the future gives its reply, or raises RedisRefusal or ConnectionLost."""
+        reply: asyncio.Future[Reply] = self._loop.create_future()
+        if self._transport is None:
+            reply.set_exception(ConnectionLost("the connection to Redis is closed"))
+            return reply
+        if not self._outgoing:
+            self._loop.call_soon(self._flush)
+        self._outgoing.append(hiredis.pack_command(command))
+        if not self._waiting:
+            self._heard = self._loop.time()
+        self._waiting.append(reply)
+        return reply
+
+    def push(self, *command: Argument) -> None:
+        """Send a command whose answers come as pushes (SUBSCRIBE, PING while subscribed)."""
+        if self._transport is not None:
+            self._transport.write(hiredis.pack_command(command))
+
+    def close(self) -> None:
+        """End the connection at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _flush(self) -> None:
+        if self._transport is not None and self._outgoing:
+            self._transport.write(b"".join(self._outgoing))
+        self._outgoing.clear()
+
+    # What the event loop calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The socket is there."""
+        self._transport = transport  # type: ignore[assignment]
+        self._watch = self._loop.call_later(1.0, self._check)
+
+    def data_received(self, data: bytes) -> None:
+        """Hand each complete reply to the one who waits for it."""
+        self._heard = self._loop.time()
+        self._reader.feed(data)
+        try:
+            while (reply := self._reader.gets()) is not False:
+                if self._on_push is not None and not self._waiting:
+                    self._on_push(reply)
+                    continue
+                waiting = self._waiting.popleft()
+                if waiting.done():
+                    continue
+                if isinstance(reply, RedisRefusal):
+                    waiting.set_exception(reply)
+                else:
+                    waiting.set_result(reply)
+        except (ConnectionLost, IndexError):  # the peer does not speak RESP
+            self.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Fail whatever still waits."""
+        self._transport = None
+        if self._watch is not None:
+            self._watch.cancel()
+        for waiting in self._waiting:
+            if not waiting.done():
+                waiting.set_exception(ConnectionLost(f"the connection to Redis was lost: {exc or 'closed'}"))
+        self._waiting.clear()
+        if not self.lost.done():
+            self.lost.set_result(None)
+
+    def _check(self) -> None:
+        if self._waiting and self._loop.time() - self._heard > self._timeout:
+            self.close()
+            return
+        self._watch = self._loop.call_later(1.0, self._check)
+
+
+def _greeting(target: dict[str, Any], name: str) -> list[tuple[Argument, ...]]:
+    commands: list[tuple[Argument, ...]] = []
+    if password := target.get("password"):
+        user = target.get("username")
+        commands.append(("AUTH", user, password) if user else ("AUTH", password))
+    commands.append(("CLIENT", "SETNAME", name))
+    if database := target.get("db"):
+        commands.append(("SELECT", database))
+    return commands

@@ -1,0 +1,107 @@
+"""Every key and channel in Redis: what it holds and when it expires.
+
+All keys of one lane carry the hash tag `{l<k>}`, so a Redis Cluster keeps them on one shard and no script ever
+touches two. A key of a tenant cannot be built without the tenant.
+
+| key (after the prefix, `tl1:` by default) | type | holds | expiry |
+|---|---|---|---|
+| `{l<k>}:calls` | stream | accepted messages of the lane's tenants; consumer group `workers` | entries leave when acknowledged |
+| `{l<k>}:audit` | stream | audit events on their way to Postgres; consumer group `audit` | entries leave when written |
+| `{l<k>}:deadlines` | sorted set | `<tenant>:<session>:<call>` of every unanswered request, by deadline in epoch ms | members leave with the answer |
+| `{l<k>}:t:<tenant>:s:<sid>` | hash | the session, see `sessions` | SESSION_TTL after last use |
+| `{l<k>}:t:<tenant>:s:<sid>:out` | stream | the outbox: `<offset>-<epoch ms>` of what was sent to this client | OUTBOX_TTL after the last message |
+| `{l<k>}:t:<tenant>:s:<sid>:pending` | hash | accepted requests not answered yet, by call id | with the session |
+| `{l<k>}:t:<tenant>:sessions` | sorted set | the tenant's sessions, by the epoch ms at which they end | SESSION_TTL after last use |
+| `{l<k>}:t:<tenant>:inflight` | string | number of the tenant's members in `deadlines` | an hour after the last request |
+| `{l<k>}:t:<tenant>:rate` | string | theoretical arrival time of the rate limit (GCRA), epoch us | when the bucket is full again |
+| `{l<k>}:t:<tenant>:k:<hash>` | string | a browser's one-time ticket: the principal it stands for | TICKET_LIFETIME |
+| `{l<k>}:pod:<pod>` | channel | live copies of outbox entries, for the pod that holds the stream | |
+| `control` | channel | cancellations, revocations, changes of tenants; every pod listens | |
+| `snapshot:<kind>:<name>` | hash | the newest known state of a record in Postgres, for pods that find Postgres away | 7 days |
+| `revoked` | hash | id of each revoked, not yet expired key: from when it is refused | fields leave with the key's own expiry |
+| `worker:<worker>` | string | a worker's sign of life | 3 s |
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+
+from trunkline.settings import Settings
+
+CALLS_GROUP = b"workers"
+AUDIT_GROUP = b"audit"
+
+
+@dataclass(frozen=True, slots=True)
+class SessionKeys:
+    """The keys of one session, in the order in which the scripts take them."""
+
+    session: str
+    outbox: str
+    pending: str
+
+
+class Keys:
+    """Builds the names of keys and channels for one deployment."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.prefix = settings.redis_prefix
+        self.lanes = settings.lanes
+
+    def lane_of(self, tenant: str) -> int:
+        """The lane of a tenant; the same in every process of a deployment, for good."""
+        if not tenant:
+            raise ValueError("a key of a tenant needs the tenant")
+        return zlib.crc32(tenant.encode()) % self.lanes
+
+    def lane(self, number: int) -> str:
+        """What all keys of lane `number` begin with."""
+        return f"{self.prefix}{{l{number}}}:"
+
+    def calls(self, lane: int) -> str:
+        """The lane's stream of accepted messages."""
+        return f"{self.lane(lane)}calls"
+
+    def audit(self, lane: int) -> str:
+        """The lane's stream of audit events."""
+        return f"{self.lane(lane)}audit"
+
+    def deadlines(self, lane: int) -> str:
+        """The lane's unanswered requests by deadline."""
+        return f"{self.lane(lane)}deadlines"
+
+    def tenant(self, tenant: str) -> str:
+        """What all keys of a tenant begin with."""
+        return f"{self.lane(self.lane_of(tenant))}t:{tenant}:"
+
+    def session(self, tenant: str, session: str) -> SessionKeys:
+        """The keys of one session of a tenant."""
+        base = f"{self.tenant(tenant)}s:{session}"
+        return SessionKeys(base, f"{base}:out", f"{base}:pending")
+
+    def ticket(self, tenant: str, digest: str) -> str:
+        """A one-time ticket, by the SHA-256 of its secret."""
+        return f"{self.tenant(tenant)}k:{digest}"
+
+    def pod(self, lane: int, pod: str) -> str:
+        """The channel of a pod for messages of one lane."""
+        return f"{self.lane(lane)}pod:{pod}"
+
+    @property
+    def control(self) -> str:
+        """The channel that every pod listens to."""
+        return f"{self.prefix}control"
+
+    def snapshot(self, kind: str, name: str) -> str:
+        """The newest known state of a record."""
+        return f"{self.prefix}snapshot:{kind}:{name}"
+
+    @property
+    def revoked(self) -> str:
+        """Revoked keys."""
+        return f"{self.prefix}revoked"
+
+    def worker(self, worker: str) -> str:
+        """A worker's sign of life."""
+        return f"{self.prefix}worker:{worker}"
