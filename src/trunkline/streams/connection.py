@@ -49,7 +49,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._on_push = on_push
         self._timeout = timeout
-        self._heard = self._loop.time()
+        self.heard = self._loop.time()
         self._watch: asyncio.TimerHandle | None = None
         self.lost: asyncio.Future[None] = self._loop.create_future()
         """Done when the connection has ended, for whatever reason."""
@@ -107,7 +107,7 @@ class Connection(asyncio.Protocol):
             self._loop.call_soon(self._flush)
         self._outgoing.append(hiredis.pack_command(command))
         if not self._waiting:
-            self._heard = self._loop.time()
+            self.heard = self._loop.time()
         self._waiting.append(reply)
         return reply
 
@@ -115,6 +115,10 @@ class Connection(asyncio.Protocol):
         """Send a command whose answers come as pushes (SUBSCRIBE, PING while subscribed)."""
         if self._transport is not None:
             self._transport.write(hiredis.pack_command(command))
+
+    def now(self) -> float:
+        """Seconds of the event loop's monotonic clock."""
+        return self._loop.time()
 
     def close(self) -> None:
         """End the connection at once."""
@@ -135,7 +139,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Hand each complete reply to the one who waits for it."""
-        self._heard = self._loop.time()
+        self.heard = self._loop.time()
         self._reader.feed(data)
         try:
             while (reply := self._reader.gets()) is not False:
@@ -165,7 +169,7 @@ class Connection(asyncio.Protocol):
             self.lost.set_result(None)
 
     def _check(self) -> None:
-        if self._waiting and self._loop.time() - self._heard > self._timeout:
+        if self._waiting and self._loop.time() - self.heard > self._timeout:
             self.close()
             return
         self._watch = self._loop.call_later(1.0, self._check)

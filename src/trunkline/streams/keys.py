@@ -12,20 +12,21 @@ touches two. A key of a tenant cannot be built without the tenant.
 | `{l<k>}:t:<tenant>:s:<sid>:out` | stream | the outbox: `<offset>-<epoch ms>` of what was sent to this client | OUTBOX_TTL after the last message |
 | `{l<k>}:t:<tenant>:s:<sid>:pending` | hash | accepted requests not answered yet, by call id | with the session |
 | `{l<k>}:t:<tenant>:sessions` | sorted set | the tenant's sessions, by the epoch ms at which they end | SESSION_TTL after last use |
-| `{l<k>}:t:<tenant>:inflight` | string | number of the tenant's members in `deadlines` | an hour after the last request |
+| `{l<k>}:t:<tenant>:inflight` | string | number of the tenant's members in `deadlines` | leaves when it is 0 |
 | `{l<k>}:t:<tenant>:rate` | string | theoretical arrival time of the rate limit (GCRA), epoch us | when the bucket is full again |
 | `{l<k>}:t:<tenant>:k:<hash>` | string | a browser's one-time ticket: the principal it stands for | TICKET_LIFETIME |
 | `{l<k>}:pod:<pod>` | channel | live copies of outbox entries, for the pod that holds the stream | |
 | `control` | channel | cancellations, revocations, changes of tenants; every pod listens | |
 | `snapshot:<kind>:<name>` | hash | the newest known state of a record in Postgres, for pods that find Postgres away | 7 days |
 | `revoked` | hash | id of each revoked, not yet expired key: from when it is refused | fields leave with the key's own expiry |
-| `worker:<worker>` | string | a worker's sign of life | 3 s |
+| `workers` | sorted set | workers, by the epoch ms until which their last sign of life holds | members leave a minute later |
 """
 
 from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
+from functools import lru_cache
 
 from trunkline.settings import Settings
 
@@ -34,12 +35,21 @@ AUDIT_GROUP = b"audit"
 
 
 @dataclass(frozen=True, slots=True)
-class SessionKeys:
-    """The keys of one session, in the order in which the scripts take them."""
+class TenantKeys:
+    """The keys that a tenant's calls touch beside those of the session."""
 
-    session: str
-    outbox: str
-    pending: str
+    lane: str
+    """What all keys of the tenant's lane begin with."""
+    base: str
+    """What all keys of the tenant begin with."""
+    calls: str
+    audit: str
+    deadlines: str
+    inflight: str
+    rate: str
+    sessions: str
+    pods: str
+    """What the channels of all pods begin with, in this lane."""
 
 
 class Keys:
@@ -48,6 +58,11 @@ class Keys:
     def __init__(self, settings: Settings) -> None:
         self.prefix = settings.redis_prefix
         self.lanes = settings.lanes
+        self.control = f"{self.prefix}control"
+        self.revoked = f"{self.prefix}revoked"
+        self.workers = f"{self.prefix}workers"
+        self.tenant = lru_cache(4096)(self._tenant)
+        """The keys of a tenant, by its id; computed once for the busy ones."""
 
     def lane_of(self, tenant: str) -> int:
         """The lane of a tenant; the same in every process of a deployment, for good."""
@@ -71,37 +86,35 @@ class Keys:
         """The lane's unanswered requests by deadline."""
         return f"{self.lane(lane)}deadlines"
 
-    def tenant(self, tenant: str) -> str:
-        """What all keys of a tenant begin with."""
-        return f"{self.lane(self.lane_of(tenant))}t:{tenant}:"
+    def pods(self, lane: int) -> str:
+        """What the channels of all pods begin with, in this lane."""
+        return f"{self.lane(lane)}pod:"
 
-    def session(self, tenant: str, session: str) -> SessionKeys:
-        """The keys of one session of a tenant."""
-        base = f"{self.tenant(tenant)}s:{session}"
-        return SessionKeys(base, f"{base}:out", f"{base}:pending")
+    def _tenant(self, tenant: str) -> TenantKeys:
+        number = self.lane_of(tenant)
+        lane = self.lane(number)
+        base = f"{lane}t:{tenant}:"
+        return TenantKeys(
+            lane=lane,
+            base=base,
+            calls=self.calls(number),
+            audit=self.audit(number),
+            deadlines=self.deadlines(number),
+            inflight=f"{base}inflight",
+            rate=f"{base}rate",
+            sessions=f"{base}sessions",
+            pods=self.pods(number),
+        )
+
+    def session(self, tenant: str, session: str) -> tuple[str, str, str]:
+        """A session's hash, outbox and pending requests, in the order in which the scripts take them."""
+        base = f"{self.tenant(tenant).base}s:{session}"
+        return base, f"{base}:out", f"{base}:pending"
 
     def ticket(self, tenant: str, digest: str) -> str:
         """A one-time ticket, by the SHA-256 of its secret."""
-        return f"{self.tenant(tenant)}k:{digest}"
-
-    def pod(self, lane: int, pod: str) -> str:
-        """The channel of a pod for messages of one lane."""
-        return f"{self.lane(lane)}pod:{pod}"
-
-    @property
-    def control(self) -> str:
-        """The channel that every pod listens to."""
-        return f"{self.prefix}control"
+        return f"{self.tenant(tenant).base}k:{digest}"
 
     def snapshot(self, kind: str, name: str) -> str:
         """The newest known state of a record."""
         return f"{self.prefix}snapshot:{kind}:{name}"
-
-    @property
-    def revoked(self) -> str:
-        """Revoked keys."""
-        return f"{self.prefix}revoked"
-
-    def worker(self, worker: str) -> str:
-        """A worker's sign of life."""
-        return f"{self.prefix}worker:{worker}"

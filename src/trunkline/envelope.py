@@ -1,0 +1,86 @@
+"""What travels between API pods and workers: frozen, versioned, to and from the fields of a stream entry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+VERSION = b"1"
+
+
+class UnknownVersion(ValueError):
+    """An entry was written by a version of Trunkline that this one does not understand."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One accepted message of a client, as a worker claims it from a lane."""
+
+    id: str
+    """Our own id of the message, UUIDv7 as 32 hex characters; answers are routed by it, never by the JSON-RPC id."""
+    tenant: str
+    session: str
+    body: bytes
+    """The JSON-RPC message as the client sent it."""
+    caller: bytes
+    """The principal, encoded by the API pod once per key; see `Caller`."""
+    context: bytes
+    """What the session negotiated, as the worker that ran `initialize` encoded it; empty before."""
+    enqueued_ms: int
+    """When it was appended, by Redis' clock, epoch milliseconds."""
+    deadline_ms: int
+    """When it must be answered, by Redis' clock, epoch milliseconds; 0 for a notification."""
+    lane: int
+    entry: bytes
+    """The id of the lane entry, for the acknowledgement."""
+
+    @property
+    def wants_answer(self) -> bool:
+        """Whether this is a request; a notification gets no answer."""
+        return self.deadline_ms > 0
+
+    @classmethod
+    def from_entry(cls, lane: int, entry: bytes, fields: Mapping[bytes, bytes]) -> Call:
+        """Read a lane entry.
+
+        Raises:
+            UnknownVersion: another version wrote it.
+        """
+        if fields.get(b"v") != VERSION:
+            raise UnknownVersion(f"lane entry {entry.decode()} has version {fields.get(b'v')!r}")
+        return cls(
+            id=fields[b"c"].decode(),
+            tenant=fields[b"t"].decode(),
+            session=fields[b"s"].decode(),
+            body=fields[b"b"],
+            caller=fields[b"a"],
+            context=fields[b"x"],
+            enqueued_ms=int(fields[b"e"]),
+            deadline_ms=int(fields[b"d"]),
+            lane=lane,
+            entry=entry,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One message on its way to a client's stream, as an API pod receives it."""
+
+    session: str
+    generation: int
+    """Which stream of the session it is meant for: each new stream of a session has the next number."""
+    offset: int
+    """Its place in the outbox, contiguous from 1; 0 for a signal, whose name is then the body."""
+    body: bytes
+
+    @classmethod
+    def from_payload(cls, payload: bytes) -> Delivery:
+        """Read what was published to a pod's channel: session, generation, offset and body, a line each."""
+        session, generation, offset, body = payload.split(b"\n", 3)
+        return cls(session.decode(), int(generation), int(offset), body)
+
+
+REPLACED = b"replaced"
+"""Signal: another stream of the same session was opened."""
+CLOSED = b"closed"
+"""Signal: the session has ended."""

@@ -1,0 +1,111 @@
+"""Audit events on their way from the lanes to Postgres."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from trunkline.streams.calls import create_group
+from trunkline.streams.client import Redis
+from trunkline.streams.connection import Connection, ConnectionLost, RedisRefusal
+from trunkline.streams.keys import AUDIT_GROUP
+
+_ABANDONED_MS = 30_000
+"""After this long without acknowledgement, an event is read by another writer; writing it twice does no harm."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """One event: `e` what was known at acceptance (JSON), `o` outcome, `ms` from acceptance to answer, `w` worker."""
+
+    lane: int
+    entry_id: bytes
+    fields: dict[bytes, bytes]
+
+
+class AuditFeed:
+    """Reads the lanes' audit streams as one of several writers.
+
+    Guarantee: every event is read at least once; it stays until it is acknowledged. Raises nothing while Redis is
+    away: it reads nothing.
+    """
+
+    def __init__(self, redis: Redis, consumer: str) -> None:
+        self._redis = redis
+        self._consumer = consumer
+        self._streams = [redis.keys.audit(lane) for lane in range(redis.keys.lanes)]
+        self._lane_by_stream = {name.encode(): lane for lane, name in enumerate(self._streams)}
+        self._connection: Connection | None = None
+        self._adopted_at = float("-inf")
+
+    async def read(self, limit: int, block_ms: int) -> list[AuditEntry]:
+        """Up to about `limit` events, waiting at most `block_ms` for the first; those of dead writers first."""
+        try:
+            connection = await self._ready()
+            return await self._adopt(connection) or await self._claim(connection, limit, block_ms)
+        except ConnectionLost:
+            self._drop()
+        except RedisRefusal as error:
+            self._drop()
+            if error.kind not in {"NOGROUP", "LOADING"}:
+                raise
+        return []
+
+    async def ack(self, entries: Sequence[AuditEntry]) -> None:
+        """These are written; forget them."""
+        by_lane: dict[int, list[bytes]] = defaultdict(list)
+        for entry in entries:
+            by_lane[entry.lane].append(entry.entry_id)
+        for lane, ids in by_lane.items():
+            await self._redis.command("XACK", self._streams[lane], AUDIT_GROUP, *ids)
+            await self._redis.command("XDEL", self._streams[lane], *ids)
+
+    async def backlog(self) -> int:
+        """Events that are not written yet."""
+        return sum([await self._redis.command("XLEN", stream) for stream in self._streams])
+
+    async def aclose(self) -> None:
+        """Give the connection back; unacknowledged events go to another writer."""
+        self._drop()
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
+
+    async def _ready(self) -> Connection:
+        if self._connection is None:
+            for stream in self._streams:
+                await create_group(self._redis, stream, AUDIT_GROUP)
+            self._connection = await self._redis.dial("audit")
+        return self._connection
+
+    async def _claim(self, connection: Connection, limit: int, block_ms: int) -> list[AuditEntry]:
+        reply = await connection.send(
+            "XREADGROUP", "GROUP", AUDIT_GROUP, self._consumer, "COUNT", max(limit // len(self._streams), 1),
+            "BLOCK", block_ms, "STREAMS", *self._streams, *([">"] * len(self._streams)),
+        )  # fmt: skip
+        return [
+            _read(self._lane_by_stream[stream], entry, fields)
+            for stream, entries in reply or ()
+            for entry, fields in entries
+        ]
+
+    async def _adopt(self, connection: Connection) -> list[AuditEntry]:
+        """Every half minute, take over what other writers (or this one, before a crash) left unacknowledged."""
+        now = connection.now()
+        if now - self._adopted_at < _ABANDONED_MS / 1000:
+            return []
+        self._adopted_at = now
+        adopted = []
+        for lane, stream in enumerate(self._streams):
+            reply = await connection.send(
+                "XAUTOCLAIM", stream, AUDIT_GROUP, self._consumer, _ABANDONED_MS, "0", "COUNT", 100
+            )
+            adopted += [_read(lane, entry, fields) for entry, fields in reply[1] if fields]
+        return adopted
+
+
+def _read(lane: int, entry: bytes, fields: Sequence[bytes]) -> AuditEntry:
+    return AuditEntry(lane, entry, dict(zip(fields[::2], fields[1::2], strict=True)))

@@ -1,0 +1,76 @@
+"""What workers send to clients: messages while a call runs, and its one answer."""
+
+from __future__ import annotations
+
+from trunkline.envelope import Call
+from trunkline.streams.client import Redis
+
+
+class Outbox:
+    """Publishes for one worker.
+
+    Both functions try until Redis answers: a finished answer is never dropped because Redis is away. Messages of
+    one call must be published one after the other, each awaited, for their order to hold.
+    """
+
+    def __init__(self, redis: Redis, worker: str) -> None:
+        self._redis = redis
+        self._worker = worker
+        settings = redis.settings
+        self._limits = (settings.outbox_max_messages, settings.outbox_max_bytes, settings.outbox_ttl * 1000)
+
+    async def publish(self, call: Call, message: bytes, outcome: str, context: bytes = b"") -> int:
+        """Publish the answer of a call, with its audit event, and acknowledge the call; all of it or nothing.
+
+        Args:
+            call: The call that is answered; a notification is only acknowledged.
+            message: The JSON-RPC response; empty for a notification.
+            outcome: How it ended, for the audit log: ok, tool_error, error or timeout.
+            context: What the session has negotiated by this call; empty when that did not change.
+
+        Returns:
+            The offset in the outbox, or 0 when nobody waits for it: answered, cancelled or past its deadline.
+        """
+        keys = self._redis.keys
+        tenant = keys.tenant(call.tenant)
+        offset: int = await self._redis.script(
+            "publish",
+            (
+                *keys.session(call.tenant, call.session),
+                tenant.deadlines, tenant.calls, tenant.audit, tenant.inflight,
+            ),
+            (
+                call.session, call.id, f"{call.tenant}:{call.session}:{call.id}", call.entry, message,
+                context, outcome, self._worker, tenant.pods, *self._limits,
+            ),
+            patience=None,
+        )  # fmt: skip
+        return offset
+
+    async def notify(
+        self, call: Call, number: int, message: bytes, extend_ms: int = 0, latest_ms: int = 0
+    ) -> int:
+        """Send a message to the client while its call is under way.
+
+        Args:
+            call: The call that the message belongs to.
+            number: Its number within the call; a repetition of the same number is sent once.
+            message: The JSON-RPC notification or request.
+            extend_ms: With progress, the time that the call has from now on, in milliseconds; 0 leaves it.
+            latest_ms: Beyond which epoch millisecond no progress extends it.
+
+        Returns:
+            The offset in the outbox, or 0 when the call is not pending any more.
+        """
+        keys = self._redis.keys
+        tenant = keys.tenant(call.tenant)
+        offset: int = await self._redis.script(
+            "notify",
+            (*keys.session(call.tenant, call.session), tenant.deadlines),
+            (
+                call.session, call.id, number, f"{call.tenant}:{call.session}:{call.id}", message,
+                extend_ms, latest_ms, tenant.pods, *self._limits,
+            ),
+            patience=None,
+        )  # fmt: skip
+        return offset

@@ -1,0 +1,168 @@
+"""Who may speak: sessions, their streams, and the one-time tickets that open a stream from a browser.
+
+A session belongs to the principal that opened it. To anyone else it does not exist: every function answers for a
+foreign session exactly as for one that never was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from trunkline.errors import SessionNotFound, TooManyRequests
+from trunkline.streams.client import Redis
+from trunkline.streams.keys import Keys
+
+SESSION_ID_LENGTH = 32
+
+
+def new_session_id() -> str:
+    """A session id: 128 bits from the system's generator, hexadecimal."""
+    return secrets.token_hex(SESSION_ID_LENGTH // 2)
+
+
+def is_session_id(text: str) -> bool:
+    """Whether `text` has the form of a session id; anything else never reaches Redis."""
+    return len(text) == SESSION_ID_LENGTH and text.isascii() and text.isalnum()
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """To whom a session belongs."""
+
+    tenant: str
+    principal: str
+    """The key id, or what stands for it on a public tenant."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A message of the outbox."""
+
+    offset: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """A stream that took over a session."""
+
+    generation: int
+    missed: Sequence[Sent]
+    """What was sent after the last message that the client has seen, in order."""
+
+
+class Sessions:
+    """The sessions of all tenants, as one pod sees them."""
+
+    def __init__(self, redis: Redis, pod: str) -> None:
+        self._redis = redis
+        self._pod = pod
+        self._lifetime_ms = redis.settings.session_ttl * 1000
+
+    async def open(self, owner: Owner, session: str, transport: str, limit: int) -> None:
+        """Open a session whose stream this pod holds, generation 1.
+
+        Raises:
+            TooManyRequests: the tenant has `limit` sessions already.
+        """
+        keys = self._redis.keys
+        opened = await self._redis.script(
+            "open",
+            [keys.session(owner.tenant, session)[0], keys.tenant(owner.tenant).sessions],
+            [session, owner.principal, transport, self._pod, self._lifetime_ms, limit],
+        )
+        if not opened:
+            raise TooManyRequests(
+                "The tenant has as many sessions as it may have; close some.", retry_after=30
+            )
+
+    async def attach(self, owner: Owner, session: str, last_offset: int) -> Attachment:
+        """Move the session's stream to this pod, after the message `last_offset`.
+
+        Raises:
+            SessionNotFound: unknown, ended or another principal's session, or what the client missed is gone.
+        """
+        keys = self._redis.keys
+        tenant = keys.tenant(owner.tenant)
+        found = await self._redis.script(
+            "attach",
+            [*keys.session(owner.tenant, session), tenant.sessions],
+            [session, owner.principal, self._pod, last_offset, tenant.pods, self._lifetime_ms],
+        )
+        if not found:
+            raise SessionNotFound
+        return Attachment(found[0], read_entries(found[1]))
+
+    async def touch(self, tenant: str, session: str, generation: int) -> int:
+        """Keep a session alive whose stream is open.
+
+        Returns:
+            The newest offset of its outbox.
+
+        Raises:
+            SessionNotFound: it has ended, or another stream has replaced this one.
+        """
+        keys = self._redis.keys
+        name, _, pending = keys.session(tenant, session)
+        newest: int = await self._redis.script(
+            "touch", [name, pending, keys.tenant(tenant).sessions], [session, generation, self._lifetime_ms]
+        )
+        if newest < 0:
+            raise SessionNotFound
+        return newest
+
+    async def close(self, owner: Owner, session: str) -> list[str]:
+        """End a session on every pod.
+
+        Returns:
+            The ids of the calls that nobody waits for any more.
+
+        Raises:
+            SessionNotFound: unknown, ended or another principal's session.
+        """
+        keys = self._redis.keys
+        tenant = keys.tenant(owner.tenant)
+        abandoned = await self._redis.script(
+            "close",
+            [
+                *keys.session(owner.tenant, session),
+                tenant.deadlines, tenant.calls, tenant.audit, tenant.inflight, tenant.sessions,
+            ],
+            [session, owner.principal, f"{owner.tenant}:{session}:", tenant.pods],
+        )  # fmt: skip
+        if abandoned == 0:
+            raise SessionNotFound
+        return [call.decode() for call in abandoned]
+
+    async def missed(self, tenant: str, session: str, after: int) -> list[Sent]:
+        """What the outbox still holds after the offset `after`, in order."""
+        outbox = self._redis.keys.session(tenant, session)[1]
+        return read_entries(await self._redis.command("XRANGE", outbox, str(after + 1), "+"))
+
+    async def issue_ticket(self, tenant: str, stands_for: bytes) -> str:
+        """A ticket that opens one stream of this tenant within TICKET_LIFETIME; only its hash is kept."""
+        ticket = secrets.token_urlsafe(32)
+        lifetime = self._redis.settings.ticket_lifetime
+        await self._redis.command(
+            "SET", _ticket_key(self._redis.keys, tenant, ticket), b"\n" + stands_for, "EX", lifetime
+        )
+        return ticket
+
+    async def take_ticket(self, tenant: str, ticket: str) -> bytes | None:
+        """What a ticket stands for, once; None when it is unknown, used, expired or another tenant's."""
+        taken: bytes | None = await self._redis.script(
+            "ticket", [_ticket_key(self._redis.keys, tenant, ticket)], [secrets.token_hex(8)]
+        )
+        return taken
+
+
+def read_entries(entries: Sequence[tuple[bytes, Sequence[bytes]]]) -> list[Sent]:
+    """The messages in the entries of an outbox."""
+    return [Sent(int(entry.partition(b"-")[0]), fields[1]) for entry, fields in entries]
+
+
+def _ticket_key(keys: Keys, tenant: str, ticket: str) -> str:
+    return keys.ticket(tenant, hashlib.sha256(ticket.encode()).hexdigest())
