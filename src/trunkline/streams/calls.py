@@ -190,15 +190,11 @@ def _refusal(reason: bytes, retry_ms: int) -> TrunklineError:
         case b"rate":
             return TooManyRequests("The tenant sends faster than its rate limit allows.", retry_after=seconds)
         case b"inflight":
-            return TooManyRequests(
-                "The tenant has as many unanswered calls as it may have.", retry_after=seconds
-            )
+            return TooManyRequests("The tenant has as many unanswered calls as it may have.", retry_after=seconds)
         case b"lane":
             return Unavailable("Too many calls wait for a worker; try again shortly.", retry_after=seconds)
         case _:
-            return Unavailable(
-                "Too many audit events wait to be written; try again shortly.", retry_after=seconds
-            )
+            return Unavailable("Too many audit events wait to be written; try again shortly.", retry_after=seconds)
 
 
 __all__ = ["Bounds", "Call", "Calls", "LaneReader", "Message", "UnknownVersion", "create_group"]

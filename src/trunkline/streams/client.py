@@ -142,7 +142,5 @@ def _raise_unless_passing(error: ConnectionLost | RedisRefusal) -> None:
     """Lost connections, flushed scripts and a Redis that is starting pass; a refusal stays one."""
     if isinstance(error, RedisRefusal) and error.kind not in _TRANSIENT and error.kind != "NOSCRIPT":
         if error.kind in {"OOM", "READONLY", "MISCONF", "NOREPLICAS"}:
-            raise Unavailable(
-                "Redis accepts no writes at the moment; try again shortly.", retry_after=5
-            ) from error
+            raise Unavailable("Redis accepts no writes at the moment; try again shortly.", retry_after=5) from error
         raise error

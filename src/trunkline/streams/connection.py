@@ -10,12 +10,12 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import hiredis
 from redis.asyncio.connection import parse_url
 
-Argument = bytes | str | int | float
+Argument = str | int | float | bytes
 Reply = Any
 """bytes, int, None, a list of these, or a RedisRefusal among them."""
 
@@ -63,7 +63,7 @@ class Connection(asyncio.Protocol):
         Raises:
             ConnectionLost: Redis cannot be reached, or refuses the credentials.
         """
-        target = parse_url(url)
+        target = cast("dict[str, Any]", parse_url(url))
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(timeout):
@@ -82,15 +82,13 @@ class Connection(asyncio.Protocol):
         on_push: Callable[[Reply], None] | None,
         timeout: float,
     ) -> Self:
-        def build() -> Self:
-            return cls(on_push, timeout)
-
+        connection = cls(on_push, timeout)
         if path := target.get("path"):
-            _, connection = await loop.create_unix_connection(build, path)
+            await loop.create_unix_connection(lambda: connection, path)
             return connection
         encrypted = "SSL" in getattr(target.get("connection_class"), "__name__", "")
-        _, connection = await loop.create_connection(
-            build,
+        await loop.create_connection(
+            lambda: connection,
             target.get("host", "localhost"),
             target.get("port", 6379),
             ssl=ssl.create_default_context(cafile=target.get("ssl_ca_certs")) if encrypted else None,
@@ -105,7 +103,7 @@ class Connection(asyncio.Protocol):
             return reply
         if not self._outgoing:
             self._loop.call_soon(self._flush)
-        self._outgoing.append(hiredis.pack_command(command))
+        self._outgoing.append(hiredis.pack_command(cast("Any", command)))
         if not self._waiting:
             self.heard = self._loop.time()
         self._waiting.append(reply)
@@ -114,7 +112,7 @@ class Connection(asyncio.Protocol):
     def push(self, *command: Argument) -> None:
         """Send a command whose answers come as pushes (SUBSCRIBE, PING while subscribed)."""
         if self._transport is not None:
-            self._transport.write(hiredis.pack_command(command))
+            self._transport.write(hiredis.pack_command(cast("Any", command)))
 
     def now(self) -> float:
         """Seconds of the event loop's monotonic clock."""

@@ -47,9 +47,7 @@ class Outbox:
         )  # fmt: skip
         return offset
 
-    async def notify(
-        self, call: Call, number: int, message: bytes, extend_ms: int = 0, latest_ms: int = 0
-    ) -> int:
+    async def notify(self, call: Call, number: int, message: bytes, extend_ms: int = 0, latest_ms: int = 0) -> int:
         """Send a message to the client while its call is under way.
 
         Args:

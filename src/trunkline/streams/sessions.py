@@ -75,9 +75,7 @@ class Sessions:
             [session, owner.principal, transport, self._pod, self._lifetime_ms, limit],
         )
         if not opened:
-            raise TooManyRequests(
-                "The tenant has as many sessions as it may have; close some.", retry_after=30
-            )
+            raise TooManyRequests("The tenant has as many sessions as it may have; close some.", retry_after=30)
 
     async def attach(self, owner: Owner, session: str, last_offset: int) -> Attachment:
         """Move the session's stream to this pod, after the message `last_offset`.

@@ -15,9 +15,7 @@ class Snapshots:
 
     async def get(self, kind: str, name: str) -> bytes | None:
         """The newest copy of a record, if there is one."""
-        found: bytes | None = await self._redis.command(
-            "HGET", self._redis.keys.snapshot(kind, name), "value"
-        )
+        found: bytes | None = await self._redis.command("HGET", self._redis.keys.snapshot(kind, name), "value")
         return found
 
     async def put(self, kind: str, name: str, version: int, value: bytes) -> None:

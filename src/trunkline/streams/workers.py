@@ -35,9 +35,7 @@ class Pulse(threading.Thread):
 
     def run(self) -> None:
         """Beat every second until stopped; Redis being away only makes the beats fail."""
-        client = redis_sync.Redis.from_url(
-            self._settings.redis_url, socket_timeout=2, socket_connect_timeout=2
-        )
+        client = redis_sync.Redis.from_url(self._settings.redis_url, socket_timeout=2, socket_connect_timeout=2)
         try:
             while not self._stop.is_set():
                 started = time.monotonic()
