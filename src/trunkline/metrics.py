@@ -1,0 +1,275 @@
+"""Counters and histograms of one process, named after the stations, for Prometheus.
+
+Recording is plain arithmetic on objects bound once (about 0.1 us, against 0.7 us for the client library's locked
+ones); the library only writes them out. Record from one thread, the event loop's: the arithmetic is not locked. No
+label holds anything a tenant or client chose.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+from typing import Final, Literal, get_args
+
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
+
+Refusal = Literal[
+    "invalid_message",
+    "unauthorized",
+    "forbidden",
+    "not_found",
+    "method_not_allowed",
+    "not_acceptable",
+    "too_large",
+    "unsupported_media_type",
+    "misdirected",
+    "rate",
+    "in_flight",
+    "sessions",
+    "lane_full",
+    "store_away",
+    "draining",
+    "other",
+]
+"""Why a message or connection was refused. A closed set: it is a label."""
+
+Outcome = Literal["ok", "tool_error", "error", "timeout", "cancelled"]
+"""How a call ended: the tool answered, the tool failed, JSON-RPC error, ran out of time, its client gave up."""
+
+_REFUSAL_OF_STATUS: Final[dict[int, Refusal]] = {
+    400: "invalid_message",
+    401: "unauthorized",
+    403: "forbidden",
+    404: "not_found",
+    405: "method_not_allowed",
+    406: "not_acceptable",
+    413: "too_large",
+    415: "unsupported_media_type",
+    421: "misdirected",
+    429: "rate",
+    503: "store_away",
+}
+
+STATION_BUCKETS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
+"""Upper bounds in seconds for what is one round trip or one write."""
+CALL_BUCKETS: Final = (
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+    30.0,
+    60.0,
+    300.0,
+)
+"""Upper bounds in seconds for what contains the tool's own time."""
+
+
+class Counter:
+    """A number that only grows."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0
+
+    def inc(self, amount: int = 1) -> None:
+        """Add `amount`."""
+        self.value += amount
+
+
+class Gauge:
+    """A number that goes up and down."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0.0
+
+    def inc(self) -> None:
+        """Add one."""
+        self.value += 1
+
+    def dec(self) -> None:
+        """Take one away."""
+        self.value -= 1
+
+    def set(self, value: float) -> None:
+        """Replace the number."""
+        self.value = value
+
+
+class Histogram:
+    """How many observations fell under each bound, and their sum."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Record one duration; a negative one, which two clocks can give, is recorded as none."""
+        if seconds < 0.0:
+            seconds = 0.0
+        self.counts[bisect_left(self.bounds, seconds)] += 1
+        self.total += seconds
+
+
+class _Exposed(Collector):
+    """What the client library asks for when it writes the page."""
+
+    def __init__(self) -> None:
+        self.counters: dict[str, tuple[str, str, list[tuple[str, Counter]]]] = {}
+        self.gauges: list[tuple[str, str, Gauge]] = []
+        self.histograms: list[tuple[str, str, Histogram]] = []
+        self.info: dict[str, str] = {}
+
+    def collect(self) -> Iterator[Metric]:
+        info = GaugeMetricFamily("trunkline_build_info", "What runs here.", labels=list(self.info))
+        info.add_metric(list(self.info.values()), 1)
+        yield info
+        for name, (text, label, children) in self.counters.items():
+            family = CounterMetricFamily(name, text, labels=[label] if label else [])
+            for value, counter in children:
+                family.add_metric([value] if label else [], counter.value)
+            yield family
+        for name, text, gauge in self.gauges:
+            yield GaugeMetricFamily(name, text, value=gauge.value)
+        for name, text, histogram in self.histograms:
+            yield HistogramMetricFamily(name, text, buckets=_cumulative(histogram), sum_value=histogram.total)
+
+
+def _cumulative(histogram: Histogram) -> list[tuple[str, float]]:
+    buckets: list[tuple[str, float]] = []
+    seen = 0
+    for bound, count in zip((*map(str, histogram.bounds), "+Inf"), histogram.counts, strict=True):
+        seen += count
+        buckets.append((bound, seen))
+    return buckets
+
+
+class Metrics:
+    """All that one process counts; made once per process and handed to what records.
+
+    An API pod moves `accept` to `enqueue` and `forward` to `deliver`, a worker `claim` to `publish`; both expose
+    all of them, zero where a station is not theirs.
+    """
+
+    content_type: Final = CONTENT_TYPE_LATEST
+
+    def __init__(self, process: str, version: str = "") -> None:
+        self._exposed = _Exposed()
+        self._exposed.info = {"process": process, "version": version}
+        self._api()
+        self._worker()
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(self._exposed)
+        ProcessCollector(registry=self._registry)
+
+    def _api(self) -> None:
+        accepts = self._counters("trunkline_accept", "Messages that came in.", "result", ("accepted", "refused"))
+        self.accept_accepted = accepts["accepted"]
+        self.accept_refused = accepts["refused"]
+        self._refusals = self._counters(
+            "trunkline_refusals", "Messages and connections refused.", "reason", get_args(Refusal)
+        )
+        self.enqueue_seconds = self._histogram(
+            "trunkline_enqueue_seconds", "From the accept script's start to its answer.", STATION_BUCKETS
+        )
+        self.forward_total = self._counter("trunkline_forward", "Messages received from Redis for a connection here.")
+        self.forward_gaps_total = self._counter("trunkline_forward_gaps", "Gaps filled from an outbox.")
+        self.deliver_total = self._counter("trunkline_deliver", "Messages written to a client.")
+        self.deliver_bytes_total = self._counter("trunkline_deliver_bytes", "Bytes written to clients.")
+        self.slow_readers_total = self._counter("trunkline_slow_readers", "Clients cut off because they do not read.")
+        self.sessions_opened_total = self._counter("trunkline_sessions_opened", "Sessions opened.")
+        self.sessions_resumed_total = self._counter("trunkline_sessions_resumed", "Streams resumed by Last-Event-ID.")
+        self.call_seconds = self._histogram(
+            "trunkline_call_seconds", "From accept to deliver, of calls of which this pod saw both.", CALL_BUCKETS
+        )
+        self.active_connections = self._gauge("trunkline_active_connections", "Streams open on this pod.")
+        self.in_flight_calls = self._gauge("trunkline_in_flight_calls", "Calls begun here and not finished.")
+        self.redis_reconnects_total = self._counter("trunkline_redis_reconnects", "Connections to Redis made anew.")
+
+    def _worker(self) -> None:
+        self.claim_total = self._counter("trunkline_claim", "Lane entries taken by this worker.")
+        self.claim_wait_seconds = self._histogram(
+            "trunkline_claim_wait_seconds", "From enqueue to claim: how long calls wait for a worker.", CALL_BUCKETS
+        )
+        self.execute_seconds = self._histogram(
+            "trunkline_execute_seconds", "What the tenant's server took.", CALL_BUCKETS
+        )
+        self._executed = self._counters(
+            "trunkline_execute", "Calls that ended, by how.", "outcome", get_args(Outcome)
+        )
+        self.execute_ok = self._executed["ok"]
+        self.publish_seconds = self._histogram(
+            "trunkline_publish_seconds", "From the publish script's start to its answer.", STATION_BUCKETS
+        )
+        publishes = self._counters("trunkline_publish", "Answers published.", "result", ("published", "too_late"))
+        self.publish_published = publishes["published"]
+        self.publish_too_late = publishes["too_late"]
+        self.audit_written_total = self._counter("trunkline_audit_written", "Audit events written to Postgres.")
+        self.audit_set_aside_total = self._counter(
+            "trunkline_audit_set_aside", "Audit entries that were no events; logged and dropped."
+        )
+        self.audit_write_seconds = self._histogram(
+            "trunkline_audit_write_seconds", "One batch of audit events into Postgres.", CALL_BUCKETS
+        )
+
+    def refuse(self, reason: Refusal) -> None:
+        """Count one refusal, as a message not accepted too.
+
+        Raises:
+            KeyError: the reason is not one of `Refusal`: labels are bounded.
+        """
+        self._refusals[reason].inc()
+        self.accept_refused.inc()
+
+    def refuse_status(self, status: int) -> None:
+        """Count one refusal by its HTTP status where nothing finer is known."""
+        self.refuse(_REFUSAL_OF_STATUS.get(status, "other"))
+
+    def executed(self, outcome: Outcome) -> None:
+        """Count one call that ended.
+
+        Raises:
+            KeyError: the outcome is not one of `Outcome`.
+        """
+        self._executed[outcome].inc()
+
+    def render(self) -> bytes:
+        """The page of `/metrics`, in the format that `content_type` names."""
+        return generate_latest(self._registry)
+
+    def _counter(self, name: str, text: str) -> Counter:
+        counter = Counter()
+        self._exposed.counters[name] = (text, "", [("", counter)])
+        return counter
+
+    def _counters(self, name: str, text: str, label: str, values: Iterable[str]) -> dict[str, Counter]:
+        children = {value: Counter() for value in values}
+        self._exposed.counters[name] = (text, label, list(children.items()))
+        return children
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        gauge = Gauge()
+        self._exposed.gauges.append((name, text, gauge))
+        return gauge
+
+    def _histogram(self, name: str, text: str, bounds: tuple[float, ...]) -> Histogram:
+        histogram = Histogram(bounds)
+        self._exposed.histograms.append((name, text, histogram))
+        return histogram
