@@ -1,0 +1,136 @@
+"""What is measured, each against one running server: CPU per call, latency alone, memory per connection."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+from bench.load import Session
+from bench.servers import Server
+
+OPENING_AT_ONCE = 32
+SETTLE = 1.0
+"""Seconds that work which trails behind the calls (audit batches) gets inside the measured time, and that a
+server gets to come to rest before its memory is read."""
+PHASE_TIMEOUT = 180.0
+STORES = ("postgres",)
+"""Roles reported beside, not in, "our processes and Redis"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Many sessions calling at once."""
+
+    calls: int
+    cpu_us: dict[str, float]
+    """Microseconds of CPU per call, by role."""
+    seconds: float
+    median_ms: float
+    p99_ms: float
+
+    @property
+    def total_us(self) -> float:
+        """All processes and Redis, without Postgres."""
+        return sum(value for role, value in self.cpu_us.items() if role not in STORES)
+
+
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """One session, one call at a time; milliseconds."""
+
+    calls: int
+    median_ms: float
+    p99_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """Initialized connections that do nothing."""
+
+    connections: int
+    kib: dict[str, float]
+    """Growth of resident memory per connection, by role."""
+    cpu_ms_per_second: float
+    """What keeping them costs, all roles but Postgres."""
+
+    @property
+    def total_kib(self) -> float:
+        """All processes and Redis, without Postgres."""
+        return sum(value for role, value in self.kib.items() if role not in STORES)
+
+
+def quantile(values: list[float], share: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def spent(before: dict[str, float], after: dict[str, float], divisor: float) -> dict[str, float]:
+    return {role: (after[role] - before.get(role, 0.0)) / divisor for role in sorted(after)}
+
+
+async def _open(stack: AsyncExitStack, server: Server, count: int) -> list[Session]:
+    sessions = [Session(server.url, server.key) for _ in range(count)]
+    gate = asyncio.Semaphore(OPENING_AT_ONCE)
+
+    async def open_one(session: Session) -> None:
+        async with gate:
+            await stack.enter_async_context(session)
+
+    await asyncio.gather(*(open_one(session) for session in sessions))
+    return sessions
+
+
+async def _calls(session: Session, name: int, tool: str, count: int) -> list[float]:
+    return [await session.call(tool, f"session {name} says {number}") for number in range(count)]
+
+
+async def load(server: Server, tool: str, sessions: int, calls: int) -> Load:
+    """`sessions` at once, each making `calls` one after the other, after a fifth as many for warming up."""
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(PHASE_TIMEOUT), AsyncExitStack() as stack:
+        everyone = await _open(stack, server, sessions)
+        await asyncio.gather(*(_calls(each, name, tool, -(-calls // 5)) for name, each in enumerate(everyone)))
+        before, began = server.usage(), loop.time()
+        taken = await asyncio.gather(*(_calls(each, name, tool, calls) for name, each in enumerate(everyone)))
+        seconds = loop.time() - began
+        await asyncio.sleep(SETTLE)
+        after = server.usage()
+        for each in everyone:
+            each.check()
+    latencies = [value * 1e3 for one in taken for value in one]
+    cpu = spent(before.cpu, after.cpu, len(latencies) / 1e6)
+    return Load(len(latencies), cpu, seconds, quantile(latencies, 0.5), quantile(latencies, 0.99))
+
+
+async def alone(server: Server, tool: str, calls: int) -> Alone:
+    """One session, `calls` one after the other, after a fifth as many for warming up."""
+    async with asyncio.timeout(PHASE_TIMEOUT), AsyncExitStack() as stack:
+        (session,) = await _open(stack, server, 1)
+        await _calls(session, 0, tool, -(-calls // 5))
+        taken = [value * 1e3 for value in await _calls(session, 0, tool, calls)]
+        session.check()
+    return Alone(calls, quantile(taken, 0.5), quantile(taken, 0.99))
+
+
+async def idle(server: Server, tool: str, connections: int) -> Idle:
+    """Memory that `connections` initialized sessions add to a fresh server that has served a few before."""
+    async with asyncio.timeout(PHASE_TIMEOUT):
+        async with AsyncExitStack() as stack:
+            first = await _open(stack, server, OPENING_AT_ONCE)
+            await asyncio.gather(*(_calls(each, name, tool, 10) for name, each in enumerate(first)))
+        await asyncio.sleep(SETTLE)
+        before = server.usage()
+        async with AsyncExitStack() as stack:
+            everyone = await _open(stack, server, connections)
+            for each in everyone:
+                each.rest()
+            await asyncio.sleep(SETTLE)
+            after = server.usage()
+            await asyncio.sleep(SETTLE)
+            later = server.usage()
+            for each in everyone:
+                each.check()
+    kib = spent(before.resident, after.resident, connections * 1024)
+    keeping = spent(after.cpu, later.cpu, SETTLE / 1e3)
+    return Idle(connections, kib, sum(value for role, value in keeping.items() if role not in STORES))
