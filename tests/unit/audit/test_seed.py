@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trunkline.audit.seed import arguments_hash, seed
+from trunkline.errors import InvalidMessage
+
+KNOWN: dict[str, Any] = {
+    "call": "0198f2a4c0de70008000000000000001",
+    "at": 1_764_000_000_123,
+    "tenant": "0198f2a4c0de70008000000000000002",
+    "actor": "key_1",
+    "session": "session-1",
+    "pod": "api-1",
+    "request_id": b"0",
+    "target": "add",
+    "arguments": {"a": 3, "b": 5},
+}
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def test_a_seed_says_who_did_what_when_and_where():
+    assert orjson.loads(seed(**KNOWN)) == {
+        "id": KNOWN["call"],
+        "at": KNOWN["at"],
+        "tenant": KNOWN["tenant"],
+        "actor": "key_1",
+        "action": "tools/call",
+        "target": "add",
+        "session": "session-1",
+        "api_pod": "api-1",
+        "request_id": "0",
+        "hash": hashlib.sha256(b'{"a":3,"b":5}').hexdigest(),
+    }
+
+
+def test_arguments_are_not_in_the_seed():
+    assert b"hunter2" not in seed(**KNOWN | {"arguments": {"password": "hunter2"}})
+
+
+def test_what_a_client_chose_is_cut():
+    written = orjson.loads(seed(**KNOWN | {"target": "é" * 500, "request_id": b'"' + b"7" * 500 + b'"'}))
+    assert written["target"] == "é" * 128
+    assert len(written["request_id"]) == 128
+
+
+def test_a_seed_is_one_line_whatever_the_client_sends():
+    assert b"\n" not in seed(**KNOWN | {"target": "a\nb", "request_id": b'"x\\ny"'})
+
+
+@given(st.dictionaries(st.text(), json_values, max_size=6))
+def test_the_order_of_keys_does_not_change_the_hash(arguments):
+    assert arguments_hash(dict(reversed(arguments.items()))) == arguments_hash(arguments)
+
+
+def test_different_arguments_have_different_hashes():
+    assert len({arguments_hash(value) for value in ({}, {"a": 1}, {"a": "1"}, {"a": [1]}, {"b": 1}, None)}) == 6
+
+
+def test_arguments_nested_too_deeply_are_refused_as_the_clients_mistake():
+    with pytest.raises(InvalidMessage, match="nested too deeply"):
+        seed(**KNOWN | {"arguments": orjson.loads(b"[" * 400 + b"]" * 400)})
