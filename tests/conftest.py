@@ -1,0 +1,93 @@
+"""Fixtures for all tests.
+
+- `settings`: settings of a deployment of one's own: a migrated database, a Redis prefix, a secret.
+- `database_url`: that database alone, empty but for the schema; dropped after the test.
+- `redis_url`: the Redis that all tests share; use `settings.redis_prefix` in front of every key.
+- `stores`: both stores, for tests that make their own databases or settings.
+- `free_port`: a port of 127.0.0.1 that nobody listens on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+
+import pytest
+from tests.stores import TestStores, stores_of_this_run
+
+from trunkline.dev.process import free_port as find_free_port
+from trunkline.settings import Settings, load_settings
+
+_running = contextlib.ExitStack()
+_shared = pytest.StashKey[TestStores]()
+
+# The tests are about the defaults, not about the deployment that this shell belongs to.
+for _name in [name for name in os.environ if name.startswith("TRUNKLINE_") and "_TEST_" not in name]:
+    del os.environ[_name]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("stores")
+    group.addoption("--stores", choices=("wheels", "containers"), default="wheels", help="where stores come from")
+    for name in ("database", "redis"):
+        variable = f"TRUNKLINE_TEST_{name.upper()}_URL"
+        group.addoption(
+            f"--{name}-url", default=os.environ.get(variable, ""), help=f"use this store instead (or {variable})"
+        )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: object) -> None:
+    """Start the stores in the process that outlives all xdist workers, and tell each worker where they are."""
+    config = node.config  # type: ignore[attr-defined]
+    if _shared not in config.stash:
+        config.stash[_shared] = _running.enter_context(stores_of_this_run(config))
+    stores = config.stash[_shared]
+    node.workerinput["stores"] = (stores.database_url, stores.redis_url, stores.run)  # type: ignore[attr-defined]
+
+
+def pytest_unconfigure() -> None:
+    _running.close()
+
+
+@pytest.fixture(scope="session")
+def stores(pytestconfig: pytest.Config) -> Iterator[TestStores]:
+    """Postgres and Redis, shared by all tests of a run, with a migrated template to copy databases from."""
+    given = getattr(pytestconfig, "workerinput", {}).get("stores")
+    with contextlib.nullcontext(TestStores(*given)) if given else stores_of_this_run(pytestconfig) as found:
+        found.make_template()
+        yield found
+
+
+@pytest.fixture
+def database_url(stores: TestStores) -> Iterator[str]:
+    """A migrated database that is this test's alone."""
+    with stores.fresh_database() as url:
+        yield url
+
+
+@pytest.fixture
+def redis_url(stores: TestStores) -> str:
+    """The Redis that all tests share."""
+    return stores.redis_url
+
+
+@pytest.fixture
+def settings(database_url: str, redis_url: str) -> Settings:
+    """Settings of a deployment that no other test sees."""
+    return load_settings(
+        environment="dev",
+        database_url=database_url,
+        redis_url=redis_url,
+        redis_prefix=f"test-{secrets.token_hex(6)}:",
+        secret_key=secrets.token_hex(32),
+        public_url="http://127.0.0.1:8000",
+    )
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on."""
+    return find_free_port()
