@@ -1,1 +1,1 @@
-"""Tenants, the toolsets they switched on, and the keys they issue: who they are, stored, announced and verified."""
+"""Tenants, their toolsets and their keys: stored, announced to every pod, and verified."""

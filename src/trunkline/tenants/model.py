@@ -25,14 +25,13 @@ ALL_TOOLS = ("*",)
 """The tool patterns of a key that was issued without any."""
 
 _DNS_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
-RESERVED_SLUGS = frozenset(
-    """
+_RESERVED = """
     about abuse account admin administrator api app assets auth autoconfig billing blog cdn console dashboard
     dev docs download ftp health help hostmaster imap internal live livez localhost login logout mail
     mcp metrics mx ns ns1 ns2 oauth openapi ops pop postmaster readyz ready root security signup smtp sse ssl
     static status support system t trunkline v1 v2 webmaster well-known wpad www
-    """.split()
-)
+"""
+RESERVED_SLUGS = frozenset(_RESERVED.split())
 """Names that are, or may become, hosts and paths of the platform itself or of mail and proxies (RFC 2142)."""
 
 
@@ -103,7 +102,7 @@ def public_principal(tenant: Tenant) -> Principal:
 
 
 def check_slug(slug: str) -> str:
-    """Give the slug back if a tenant may be called that: a DNS label (RFC 1123, section 2.1), and not reserved.
+    """Give the slug back if a tenant may be called that: a DNS label (RFC 1123, 2.1), not reserved.
 
     Raises:
         UsageError: with the rule that it breaks.
@@ -114,7 +113,9 @@ def check_slug(slug: str) -> str:
             "with no hyphen at either end."
         )
     if slug[2:4] == "--":
-        raise UsageError(f"{slug!r} cannot be a tenant's name: hyphens in third and fourth place are IDNA's (RFC 5891).")
+        raise UsageError(
+            f"{slug!r} cannot be a tenant's name: hyphens in third and fourth place are IDNA's (RFC 5891)."
+        )
     if slug in RESERVED_SLUGS:
         raise UsageError(f"{slug!r} is reserved for the platform itself; choose another name for the tenant.")
     return slug

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import asyncio
+import re
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from trunkline.audit.models import AuditEvent, ensure_partitions
+from trunkline.db import Database, check_schema, downgrade, migrate
+from trunkline.errors import StartRefused, Unavailable
+
+TABLES = {"tenants", "tenant_toolsets", "api_keys", "signing_keys", "audit_events", "audit_events_default"}
+NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"
+
+
+@pytest.fixture
+def empty_database(database_url: str) -> str:
+    """The test's own database, without a schema."""
+    downgrade(database_url)
+    return database_url
+
+
+def tables(database_url: str) -> set[str]:
+    async def ask() -> set[str]:
+        database = Database(database_url)
+        async with database.transaction() as session:
+            names = await session.execute(text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'"))
+            found = {name for (name,) in names}
+        await database.aclose()
+        return found
+
+    return asyncio.run(ask())
+
+
+def test_the_schema_goes_up_and_down_and_up_again(empty_database: str) -> None:
+    assert tables(empty_database) <= {"alembic_version"}
+    migrate(empty_database)
+    assert tables(empty_database) >= TABLES
+    downgrade(empty_database)
+    assert tables(empty_database) == {"alembic_version"}
+    migrate(empty_database)
+    assert tables(empty_database) >= TABLES
+
+
+def test_migrating_twice_changes_nothing(empty_database: str) -> None:
+    migrate(empty_database)
+    before = tables(empty_database)
+    migrate(empty_database)
+    assert tables(empty_database) == before
+
+
+def test_the_models_match_the_migrations(empty_database: str) -> None:
+    migrate(empty_database)
+    check_schema(empty_database)
+
+
+def test_four_processes_migrate_at_once(empty_database: str) -> None:
+    program = "import sys; from trunkline.db import migrate; migrate(sys.argv[1])"
+    command = [sys.executable, "-c", program, empty_database]
+    started = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(4)]
+    for process in started:
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors.decode()
+    check_schema(empty_database)
+
+
+def test_a_migration_waits_for_another_one_only_so_long(
+    empty_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trunkline.db.MIGRATION_WAIT", 0.2)
+
+    async def hold_the_lock() -> None:
+        engine = create_async_engine(empty_database.replace("postgresql:", "postgresql+asyncpg:", 1))
+        async with engine.connect() as connection:
+            await connection.execute(text("SELECT pg_advisory_lock(0x7472756E6B)"))
+            with pytest.raises(Unavailable, match="Another process has been migrating"):
+                await asyncio.to_thread(migrate, empty_database)
+        await engine.dispose()
+
+    asyncio.run(hold_the_lock())
+
+
+def test_an_unreachable_database_gives_one_sentence() -> None:
+    with pytest.raises(Unavailable, match=r"^Postgres cannot be reached; try again later\.$"):
+        migrate(NOWHERE)
+
+
+async def test_a_transaction_on_an_unreachable_database_gives_one_sentence() -> None:
+    with pytest.raises(Unavailable, match="cannot be reached"):
+        await Database(NOWHERE).ping()
+
+
+async def test_a_database_that_does_not_exist_is_said_to_be_a_matter_of_the_url(database_url: str) -> None:
+    wrong = re.sub(r"/[^/?]+(\?|$)", r"/no_such_database\1", database_url, count=1)
+    database = Database(wrong if wrong != database_url else database_url + "x")
+    with pytest.raises(Unavailable, match="TRUNKLINE_DATABASE_URL"):
+        await database.ping()
+    await database.aclose()
+
+
+@pytest.mark.parametrize("url", ["", "mysql://host/name", "postgresql://host/name?surprise=1"])
+def test_a_url_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(StartRefused, match="TRUNKLINE_DATABASE_URL"):
+        Database(url)
+
+
+async def test_a_failed_block_leaves_nothing_behind(database_url: str) -> None:
+    database = Database(database_url)
+
+    async def fail_after_writing() -> None:
+        async with database.transaction() as session:
+            session.add(_event(datetime.now(UTC)))
+            await session.flush()
+            raise RuntimeError("on purpose")
+
+    with pytest.raises(RuntimeError, match="on purpose"):
+        await fail_after_writing()
+    async with database.transaction() as session:
+        assert await session.scalar(text("SELECT count(*) FROM audit_events")) == 0
+    await database.aclose()
+
+
+async def test_a_new_partition_takes_in_what_the_default_one_caught(database_url: str) -> None:
+    database = Database(database_url)
+    async with database.transaction() as session:
+        late = datetime.now(UTC).replace(day=1) + timedelta(days=5 * 31)
+        session.add_all([_event(datetime.now(UTC)), _event(late)])
+    assert await _homes(database) == {f"audit_events_{datetime.now(UTC):%Y_%m}", "audit_events_default"}
+    async with database.transaction() as session:
+        await ensure_partitions(session, months_ahead=6)
+    assert await _homes(database) == {f"audit_events_{datetime.now(UTC):%Y_%m}", f"audit_events_{late:%Y_%m}"}
+    await database.aclose()
+    await asyncio.to_thread(check_schema, database_url)
+
+
+async def test_partitions_are_made_once_by_processes_that_race(database_url: str) -> None:
+    async def extend() -> None:
+        async with database.transaction() as session:
+            await ensure_partitions(session, months_ahead=12)
+
+    database = Database(database_url)
+    await asyncio.gather(*(extend() for _ in range(4)))
+    async with database.transaction() as session:
+        partitions = text("SELECT count(*) FROM pg_inherits WHERE inhparent = 'audit_events'::regclass")
+        assert await session.scalar(partitions) == 14
+    await database.aclose()
+
+
+async def _homes(database: Database) -> set[str]:
+    async with database.transaction() as session:
+        rows = await session.execute(text("SELECT tableoid::regclass::text FROM audit_events"))
+        return {name for (name,) in rows}
+
+
+def _event(at: datetime) -> AuditEvent:
+    tenant = "0" * 32
+    event_id = f"{int(at.timestamp() * 1000):032x}"
+    return AuditEvent(id=event_id, occurred_at=at, tenant_id=tenant, action="tools/call", outcome="ok")
