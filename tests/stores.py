@@ -16,7 +16,6 @@ from typing import TypeVar
 import asyncpg
 import pytest
 
-from trunkline.db import migrate
 from trunkline.dev.data import DataDirectory
 from trunkline.dev.stores import running_stores
 
@@ -47,6 +46,7 @@ class TestStores:
 
     def make_template(self) -> None:
         """Migrate an empty database once a run, whichever worker comes first; the others wait for it."""
+        from trunkline.db import migrate  # slow, and unit tests need none of it
 
         async def make(admin: asyncpg.Connection) -> None:
             await admin.execute("SELECT pg_advisory_lock(7219)")
