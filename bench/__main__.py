@@ -2,6 +2,7 @@
 
 Both serve the same tool to the same client. Rounds alternate between the two, so that whatever else the machine
 does meets both; ratios are taken pair by pair. CPU is that of the server processes, the client's is not counted.
+`scripts/bench profile --help` shows where it goes.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import argparse
 import gc
 import resource
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,92 +21,125 @@ from typing import Any, TypeVar
 import orjson
 import uvloop
 
-from bench import TOOL, phases, servers
+from bench import TOOL, checks, phases, profile, report, servers
 from bench.load import WrongAnswerError
-from bench.report import Side, as_json, circumstances, progress, roles, table
+from bench.report import progress
 from bench.servers import Server
 
-Start = Callable[[], AbstractContextManager[Server]]
 Result = TypeVar("Result")
 OPEN_FILES = 20_000
 
 
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """One side of the comparison: how it is started, which tool is called, and what was measured."""
+
+    start: Callable[[], AbstractContextManager[Server]]
+    tool: str
+    side: report.Side
+
+
 def main() -> int:
-    options = _options()
     _allow_many_files()
     try:
-        sides = _measure(options)
-    except (servers.StartError, WrongAnswerError, TimeoutError) as error:
-        progress(f"bench: {error or 'a phase took too long'}")
+        if sys.argv[1:2] == ["profile"]:
+            return profile.main(sys.argv[2:])
+        return _compare(_options())
+    except (servers.StartError, WrongAnswerError, checks.SwitchedOffError, TimeoutError) as error:
+        progress(f"bench: {str(error) or 'a phase took too long'}")
         return 1
-    facts = circumstances(" ".join(["scripts/bench", *sys.argv[1:]]))
-    versions = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
-    print(f"\n{facts['date']}, `{facts['command']}`, {facts['system']}, Python {facts['python']}, {versions}.")
-    load = f"{options.sessions} sessions of {options.calls} calls each, {options.rounds} rounds"
-    print(f"Load: {load}; idle: {options.connections} connections, {options.idle_rounds} rounds.")
-    print(f"Median (least to greatest).\n\n{table(sides)}\n\n{roles(sides)}")
-    if options.json:
-        options.json.write_bytes(orjson.dumps(as_json(sides, facts), option=orjson.OPT_INDENT_2))
-    return 0
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer rounds and calls: under 45 s, wider spread")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--quick", action="store_true", help="fewer rounds and calls: under 45 s, wider spread")
+    add(
         "--sides",
         choices=("both", "sdk", "trunkline", "control"),
         default="both",
         help="control puts the SDK on both sides: how far from 1 the ratios go by themselves",
     )
-    parser.add_argument(
+    add(
         "--sdk",
         choices=("tuned", "shipped"),
         default="tuned",
         help="the SDK on uvloop without access log, or as MCPServer.run('sse') starts it",
     )
-    parser.add_argument(
-        "--tool", default=TOOL, help="tool to call on Trunkline's side, taking and giving back `text`"
-    )
-    parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--rounds", type=int)
-    parser.add_argument("--idle-rounds", type=int)
-    parser.add_argument("--sessions", type=int, default=64)
-    parser.add_argument("--calls", type=int, help="calls of each session in a round")
-    parser.add_argument("--connections", type=int, help="idle connections")
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    add("--tool", default=TOOL, help="tool to call on Trunkline's side; takes and gives back `text`")
+    add("--workers", type=int, default=1, help="worker processes of Trunkline")
+    add("--rounds", type=int, help="pairs of load and of latency")
+    add("--idle-rounds", type=int, help="pairs of fresh servers whose memory is measured")
+    add("--sessions", type=int, default=64, help="sessions that call at once")
+    add("--calls", type=int, help="calls of each session in a round")
+    add("--connections", type=int, help="idle connections")
+    add("--json", type=Path, metavar="FILE", help="where to write the figures of every round")
     options = parser.parse_args()
-    defaults = (2, 1, 50, 400) if options.quick else (5, 3, 150, 1_000)
+    defaults = (2, 1, 50, 400) if options.quick else (7, 3, 100, 1_000)
     for name, value in zip(("rounds", "idle_rounds", "calls", "connections"), defaults, strict=True):
         if getattr(options, name) is None:
             setattr(options, name, value)
     return options
 
 
-def _measure(options: argparse.Namespace) -> list[Side]:
-    sdk: tuple[str, Start, str] = ("SDK", partial(servers.sdk, options.sdk), TOOL)
-    ours: tuple[str, Start, str] = ("Trunkline", partial(servers.trunkline, options.workers), options.tool)
-    chosen = {"both": [sdk, ours], "sdk": [sdk], "trunkline": [ours], "control": [sdk, sdk]}[options.sides]
-    sides = [Side(name) for name, _, _ in chosen]
+def _compare(options: argparse.Namespace) -> int:
+    contenders = _contenders(options)
+    proof = _calls(contenders, options)
+    _idle(contenders, options)
+    sides = [contender.side for contender in contenders]
+    facts = report.circumstances(" ".join(["scripts/bench", *sys.argv[1:]]))
+    print(f"\n{report.headline(facts)}\n")
+    print(f"{options.sessions} sessions of {options.calls} calls each, {options.rounds} rounds;")
+    print(f"{options.connections} idle connections, {options.idle_rounds} rounds. {proof}")
+    print(f"Median (least to greatest):\n\n{report.table(sides)}\n\n{report.roles(sides)}")
+    if options.json:
+        options.json.write_bytes(orjson.dumps(report.as_json(sides, facts), option=orjson.OPT_INDENT_2))
+    return 0
+
+
+def _contenders(options: argparse.Namespace) -> list[Contender]:
+    def sdk() -> Contender:
+        return Contender(partial(servers.sdk, options.sdk), TOOL, report.Side("SDK"))
+
+    def ours() -> Contender:
+        return Contender(partial(servers.trunkline, options.workers), options.tool, report.Side("Trunkline"))
+
+    chosen = {"both": (sdk, ours), "sdk": (sdk,), "trunkline": (ours,), "control": (sdk, sdk)}[options.sides]
+    return [make() for make in chosen]
+
+
+def _calls(contenders: Sequence[Contender], options: argparse.Namespace) -> str:
+    """Load and latency, side by side on the same two servers; returns the proof that ours did all of its work."""
+    proof = ""
     with ExitStack() as stack:
-        pairs = [
-            (side, stack.enter_context(start()), tool) for side, (_, start, tool) in zip(sides, chosen, strict=True)
-        ]
+        pairs = [(each, stack.enter_context(each.start())) for each in contenders]
         for number in range(options.rounds):
             progress(f"round {number + 1} of {options.rounds}")
             # Every other round begins with the other side, so that coming first favours none.
-            for side, server, tool in pairs[:: -1 if number % 2 else 1]:
-                side.load.append(_run(phases.load(server, tool, options.sessions, options.calls)))
-                progress(f"  {side.name}: {side.load[-1].total_us:.0f} us of CPU per call")
-                side.alone.append(_run(phases.alone(server, tool, options.calls * 2)))
-                progress(f"  {side.name}: {side.alone[-1].median_ms:.2f} ms alone")
+            for each, server in pairs[:: -1 if number % 2 else 1]:
+                _round(each, server, options)
+        for each, server in pairs:
+            if server.name == "trunkline":
+                proof = checks.everything_is_on(server, each.side.calls_made, each.tool)
+    return proof
+
+
+def _round(contender: Contender, server: Server, options: argparse.Namespace) -> None:
+    side = contender.side
+    side.load.append(_run(phases.load(server, contender.tool, options.sessions, options.calls)))
+    progress(f"  {side.name}: {side.load[-1].total_us:.0f} us of CPU per call")
+    side.alone.append(_run(phases.alone(server, contender.tool, options.calls * 3)))
+    progress(f"  {side.name}: {side.alone[-1].median_ms:.2f} ms alone")
+
+
+def _idle(contenders: Sequence[Contender], options: argparse.Namespace) -> None:
+    """Memory, each time of a fresh server: room that earlier connections gave back would hide the growth."""
     for number in range(options.idle_rounds):
         progress(f"idle round {number + 1} of {options.idle_rounds}")
-        for side, (_, start, tool) in zip(sides, chosen, strict=True):
-            with start() as server:  # a fresh one: memory given back by connections before would hide the growth
-                side.idle.append(_run(phases.idle(server, tool, options.connections)))
-            progress(f"  {side.name}: {side.idle[-1].total_kib:.1f} KiB per connection")
-    return sides
+        for each in contenders:
+            with each.start() as server:
+                each.side.idle.append(_run(phases.idle(server, each.tool, options.connections)))
+            progress(f"  {each.side.name}: {each.side.idle[-1].total_kib:.1f} KiB per connection")
 
 
 def _run(phase: Coroutine[Any, Any, Result]) -> Result:

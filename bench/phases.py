@@ -23,6 +23,8 @@ class Load:
     """Many sessions calling at once."""
 
     calls: int
+    warm_up: int
+    """Calls made before the measured ones."""
     cpu_us: dict[str, float]
     """Microseconds of CPU per call, by role."""
     seconds: float
@@ -40,6 +42,7 @@ class Alone:
     """One session, one call at a time; milliseconds."""
 
     calls: int
+    warm_up: int
     median_ms: float
     p99_ms: float
 
@@ -85,32 +88,35 @@ async def _calls(session: Session, name: int, tool: str, count: int) -> list[flo
     return [await session.call(tool, f"session {name} says {number}") for number in range(count)]
 
 
-async def load(server: Server, tool: str, sessions: int, calls: int) -> Load:
+async def load(server: Server, tool: str, sessions: int, calls: int, settle: float = SETTLE) -> Load:
     """`sessions` at once, each making `calls` one after the other, after a fifth as many for warming up."""
     loop = asyncio.get_running_loop()
+    warm_up = max(1, calls // 5)
     async with asyncio.timeout(PHASE_TIMEOUT), AsyncExitStack() as stack:
         everyone = await _open(stack, server, sessions)
-        await asyncio.gather(*(_calls(each, name, tool, -(-calls // 5)) for name, each in enumerate(everyone)))
+        await asyncio.gather(*(_calls(each, name, tool, warm_up) for name, each in enumerate(everyone)))
         before, began = server.usage(), loop.time()
         taken = await asyncio.gather(*(_calls(each, name, tool, calls) for name, each in enumerate(everyone)))
         seconds = loop.time() - began
-        await asyncio.sleep(SETTLE)
+        await asyncio.sleep(settle)
         after = server.usage()
         for each in everyone:
             each.check()
     latencies = [value * 1e3 for one in taken for value in one]
     cpu = spent(before.cpu, after.cpu, len(latencies) / 1e6)
-    return Load(len(latencies), cpu, seconds, quantile(latencies, 0.5), quantile(latencies, 0.99))
+    middle, slow = quantile(latencies, 0.5), quantile(latencies, 0.99)
+    return Load(len(latencies), warm_up * sessions, cpu, seconds, middle, slow)
 
 
 async def alone(server: Server, tool: str, calls: int) -> Alone:
     """One session, `calls` one after the other, after a fifth as many for warming up."""
+    warm_up = max(1, calls // 5)
     async with asyncio.timeout(PHASE_TIMEOUT), AsyncExitStack() as stack:
         (session,) = await _open(stack, server, 1)
-        await _calls(session, 0, tool, -(-calls // 5))
+        await _calls(session, 0, tool, warm_up)
         taken = [value * 1e3 for value in await _calls(session, 0, tool, calls)]
         session.check()
-    return Alone(calls, quantile(taken, 0.5), quantile(taken, 0.99))
+    return Alone(calls, warm_up, quantile(taken, 0.5), quantile(taken, 0.99))
 
 
 async def idle(server: Server, tool: str, connections: int) -> Idle:

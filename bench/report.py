@@ -25,6 +25,12 @@ class Side:
     alone: list[Alone] = field(default_factory=list)
     idle: list[Idle] = field(default_factory=list)
 
+    @property
+    def calls_made(self) -> int:
+        """Under load and alone, warming up included."""
+        load = sum(each.calls + each.warm_up for each in self.load)
+        return load + sum(each.calls + each.warm_up for each in self.alone)
+
 
 @dataclass(frozen=True, slots=True)
 class Line:
@@ -101,6 +107,12 @@ def circumstances(command: str) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}, {psutil.cpu_count()} cores",
         "versions": {name: _version(name) for name in ("trunkline", "mcp", "uvicorn", "uvloop", "starlette")},
     }
+
+
+def headline(facts: dict[str, Any]) -> str:
+    """The circumstances in one line."""
+    versions = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
+    return f"{facts['date']}, `{facts['command']}`, {facts['system']}, Python {facts['python']}, {versions}."
 
 
 def _version(name: str) -> str:
