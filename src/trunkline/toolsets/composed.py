@@ -198,10 +198,11 @@ class Composed(Server[Any]):
     async def _by_uri(self, method: str, ctx: RequestContext, params: UriParams) -> HandlerResult:
         uri = str(params.uri)
         owners = self._owners_of(uri)
+        serving = [member for member in owners or self._members if member.serves(method)]
+        if not serving:
+            raise MCPError(code=METHOD_NOT_FOUND, message=f"{uri} does not support {method}", data=method)
         refusal: Exception | None = None
-        for member in owners or self._members:
-            if not member.serves(method):
-                continue
+        for member in serving:
             try:
                 return await member.ask(ctx, method, params, ctx.params)
             except (MCPError, ValueError, LookupError) as error:  # the ways in which servers say "not mine"
