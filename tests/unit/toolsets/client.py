@@ -11,7 +11,15 @@ from mcp.server.connection import Connection
 from mcp.server.runner import ServerRunner, serve_one
 from mcp.shared.exceptions import NoBackChannelError
 from mcp.shared.transport_context import TransportContext
-from mcp_types import ClientCapabilities, Implementation, InitializeRequestParams
+from mcp_types import (
+    CLIENT_CAPABILITIES_META_KEY,
+    CLIENT_INFO_META_KEY,
+    PROTOCOL_VERSION_META_KEY,
+    ClientCapabilities,
+    Implementation,
+    InitializeRequestParams,
+)
+from mcp_types.version import LATEST_MODERN_VERSION
 
 from trunkline.toolsets.catalog import Hosted
 
@@ -69,6 +77,22 @@ class Client:
             method,
             params,
             connection=self._connection(),
+            lifespan_state=self.hosted.lifespan_state,
+        )
+
+    async def stateless(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        """The same as a client of 2026-07-28 asks, without a session."""
+        meta = {
+            PROTOCOL_VERSION_META_KEY: LATEST_MODERN_VERSION,
+            CLIENT_INFO_META_KEY: {"name": "test", "version": "1"},
+            CLIENT_CAPABILITIES_META_KEY: {},
+        }
+        return await serve_one(
+            self.hosted.server,
+            self.dispatch,
+            method,
+            {**params, "_meta": meta},
+            connection=Connection.from_envelope(LATEST_MODERN_VERSION, meta[CLIENT_INFO_META_KEY], {}),
             lifespan_state=self.hosted.lifespan_state,
         )
 

@@ -152,6 +152,16 @@ async def test_completion_for_a_reference_that_nobody_knows_is_left_to_the_first
     assert result["completion"]["values"] == []
 
 
+async def test_clients_without_a_session_are_served_too(composed: Client) -> None:
+    discovered = await composed.stateless("server/discover", {})
+    assert discovered["_meta"]["io.modelcontextprotocol/serverInfo"]["name"] == "trunkline"
+    called = {"name": "town-archive_search", "arguments": {"query": "mill"}}
+    result = await composed.stateless("tools/call", called)
+    assert result["content"][0]["text"] == "Deed of the mill"
+    assert result["_meta"]["io.modelcontextprotocol/serverInfo"]["name"] == "trunkline"
+    assert (await composed.stateless("tools/list", {}))["cacheScope"] == "private"
+
+
 async def stamped(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
     """Middleware as an author writes it: rewrites the parameters, looks at the wire form of the result."""
     if ctx.method != "tools/call":
