@@ -5,11 +5,38 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import orjson
+
 VERSION = b"1"
 
 
 class UnknownVersion(ValueError):
     """An entry was written by a version of Trunkline that this one does not understand."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """For whom a call runs, as the worker needs it. The key itself never travels."""
+
+    tenant_id: str
+    slug: str
+    key_id: str
+    """Empty on a public tenant."""
+    scopes: tuple[str, ...]
+    tools: tuple[str, ...]
+    """Glob patterns of the tools that the key allows."""
+    expires_at: int | None
+    """Epoch seconds; None where nothing expires."""
+
+    def encode(self) -> bytes:
+        """The form in which it travels with each call."""
+        return orjson.dumps(self)
+
+    @classmethod
+    def decode(cls, encoded: bytes) -> Caller:
+        """Read what `encode` wrote."""
+        fields = orjson.loads(encoded)
+        return cls(**{**fields, "scopes": tuple(fields["scopes"]), "tools": tuple(fields["tools"])})
 
 
 @dataclass(frozen=True, slots=True)

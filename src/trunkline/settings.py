@@ -56,6 +56,10 @@ class Settings(BaseSettings):
         SecretStr(""), description="Bearer token that `/metrics` asks for; empty leaves it open to the network."
     )
 
+    metrics_port: int = Field(
+        0, ge=0, le=65535, description="Port on which a worker serves `/metrics`; 0 serves none. API pods use their own."
+    )
+
     max_body_bytes: int = Field(1_048_576, gt=0, description="Largest POST body, in bytes; beyond it 413.")
     max_json_elements: int = Field(100_000, gt=0, description="Most values in one JSON body; beyond it 400.")
     body_timeout: float = Field(10.0, gt=0, description="Seconds within which a POST body must arrive whole.")
@@ -81,6 +85,11 @@ class Settings(BaseSettings):
     tenant_burst: int = Field(4_000, gt=0, description="Messages of one tenant at once, default limit.")
     tenant_in_flight: int = Field(1_000, gt=0, description="Unanswered requests of one tenant, default limit.")
     tenant_sessions: int = Field(10_000, gt=0, description="Live sessions of one tenant, default limit.")
+
+    public_rate: float = Field(
+        20.0, gt=0, description="Requests a second from one address to a public tenant, on each API pod."
+    )
+    public_burst: int = Field(100, gt=0, description="Requests at once from one address to a public tenant.")
 
     call_timeout: float = Field(60.0, gt=0, description="Seconds a call may take; progress starts them anew.")
     call_timeout_max: float = Field(600.0, gt=0, description="Seconds a call may take in all, progress or not.")
@@ -112,7 +121,7 @@ class Settings(BaseSettings):
             secret = self.secret_key.get_secret_value()
             if len(secret) < SHORTEST_SECRET or secret.lower() in KNOWN_SECRETS or len(set(secret)) < 8:
                 raise ValueError(
-                    "SECRET_KEY must be at least 32 characters that nobody can guess; make one with: openssl rand -hex 32"
+                    "SECRET_KEY must be 32 characters or more that nobody can guess; to make one: openssl rand -hex 32"
                 )
         return self
 
@@ -120,6 +129,12 @@ class Settings(BaseSettings):
     def public_host(self) -> str:
         """The host name of `public_url`, lower case, without port."""
         return (urlsplit(self.public_url).hostname or "").lower()
+
+    @cached_property
+    def public_origin(self) -> str:
+        """The origin of `public_url` (RFC 6454)."""
+        parts = urlsplit(self.public_url)
+        return f"{parts.scheme}://{parts.netloc}"
 
     def tenant_url(self, slug: str) -> str:
         """The tenant's base URL: the audience of its keys (RFC 7519, section 4.1.3)."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import orjson
+import structlog
 
 from trunkline.envelope import Call, UnknownVersion
 from trunkline.errors import REQUEST_TIMEOUT, SessionNotFound, TooManyRequests, TrunklineError, Unavailable
@@ -13,6 +14,8 @@ from trunkline.streams.client import Redis
 from trunkline.streams.connection import Connection, RedisRefusal
 from trunkline.streams.keys import CALLS_GROUP
 from trunkline.streams.sessions import Owner
+
+log = structlog.get_logger(__name__)
 
 _SWEEP_BATCH = 256
 TIMED_OUT = orjson.dumps(
@@ -165,7 +168,11 @@ class LaneReader:
         calls = []
         for stream, entries in reply or ():
             lane = self._lane_by_stream[stream]
-            calls += [_read(lane, entry, fields) for entry, fields in entries if fields]
+            for entry, fields in entries:
+                try:
+                    calls.append(_read(lane, entry, fields))
+                except UnknownVersion as error:  # answered by the sweep, at its deadline
+                    log.error("call not understood", reason=str(error))
         return calls
 
 
@@ -195,6 +202,3 @@ def _refusal(reason: bytes, retry_ms: int) -> TrunklineError:
             return Unavailable("Too many calls wait for a worker; try again shortly.", retry_after=seconds)
         case _:
             return Unavailable("Too many audit events wait to be written; try again shortly.", retry_after=seconds)
-
-
-__all__ = ["Bounds", "Call", "Calls", "LaneReader", "Message", "UnknownVersion", "create_group"]

@@ -1,0 +1,139 @@
+"""The API pod's ASGI application: which address is answered by what, and the one place where errors become answers."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Awaitable, Callable
+from urllib.parse import urlsplit
+
+import structlog
+
+from trunkline.api.health import Health
+from trunkline.api.http import ClientGone, Headers, Receive, Request, Scope, Send
+from trunkline.api.sse import SseTransport
+from trunkline.errors import (
+    MethodNotAllowed,
+    MisdirectedRequest,
+    NotFound,
+    OriginNotAllowed,
+    TrunklineError,
+)
+from trunkline.metrics import Metrics
+from trunkline.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+Handler = Callable[[Request], Awaitable[None]]
+TenantHandler = Callable[[Request, str], Awaitable[None]]
+
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+_ALLOWED_HEADERS = (
+    "authorization, content-type, accept, mcp-protocol-version, mcp-session-id, last-event-id, mcp-method, mcp-name, "
+    "traceparent, tracestate, x-request-id"
+)
+_EXPOSED_HEADERS = b"mcp-session-id, mcp-protocol-version, www-authenticate, retry-after"
+
+
+class App:
+    """Routes requests, checks Host and Origin on every one of them, and renders every error."""
+
+    def __init__(self, settings: Settings, sse: SseTransport, health: Health, metrics: Metrics) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._all_hosts = "*" in settings.allowed_hosts
+        self._hosts = _LOOPBACK | {settings.public_host, *settings.allowed_hosts}
+        self._all_origins = "*" in settings.allowed_origins
+        self._origins = {settings.public_origin, *settings.allowed_origins}
+        self._tenant_routes: dict[str, dict[str, TenantHandler]] = {
+            "sse": {"GET": sse.connect},
+            "messages": {"POST": sse.post},
+            "tickets": {"POST": sse.issue_ticket},
+        }
+        self._routes: dict[str, dict[str, Handler]] = {
+            "/health": {"GET": health.health},
+            "/livez": {"GET": health.livez},
+            "/readyz": {"GET": health.readyz},
+            "/metrics": {"GET": health.metrics},
+            "/.well-known/jwks.json": {"GET": health.jwks},
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request (ASGI 3, HTTP)."""
+        if scope["type"] != "http":
+            return
+        request = Request(scope, receive, send)
+        try:
+            self._check_host(request)
+            self._check_origin(request)
+            await self._route(request)
+        except ClientGone:
+            return
+        except TrunklineError as error:
+            self._metrics.refuse_status(error.status)
+            await request.refuse(error)
+        except Exception:  # the edge of a request: anything else is our fault, and is said without its details
+            log.exception("request failed", path=request.path)
+            with contextlib.suppress(RuntimeError):  # the answer had begun
+                await request.refuse(TrunklineError("Something went wrong here; it was logged."))
+
+    async def _route(self, request: Request) -> None:
+        path = request.path
+        if path.startswith("/t/"):
+            slug, _, name = path[3:].rstrip("/").partition("/")
+            methods = self._tenant_routes.get(name)
+            if methods is None or not slug:
+                raise NotFound
+            if handler := methods.get(request.method):
+                await handler(request, slug)
+                return
+        else:
+            plain = self._routes.get(path.rstrip("/"))
+            if plain is None:
+                raise NotFound
+            if found := plain.get("GET" if request.method == "HEAD" else request.method):
+                await found(request)
+                return
+            methods = plain  # type: ignore[assignment]
+        if request.method != "OPTIONS":
+            raise MethodNotAllowed(", ".join([*methods, "OPTIONS"]))
+        await self._preflight(request, [*methods, "OPTIONS"])
+
+    def _check_host(self, request: Request) -> None:
+        """Answer for our own names alone: a page on another name must not reach us by DNS rebinding."""
+        if self._all_hosts:
+            return
+        host = _host_name(request.header(b"host"))
+        if host not in self._hosts and not host.endswith(f".{self._settings.public_host}"):
+            raise MisdirectedRequest
+
+    def _check_origin(self, request: Request) -> None:
+        """Let pages of allowed origins in, with what CORS wants said in the answer; others get 403."""
+        origin = request.header(b"origin")
+        if not origin:
+            return
+        if not self._all_origins and origin not in self._origins and urlsplit(origin).hostname not in _LOOPBACK:
+            raise OriginNotAllowed
+        request.cors = [
+            (b"access-control-allow-origin", origin.encode("latin-1")),
+            (b"access-control-expose-headers", _EXPOSED_HEADERS),
+            (b"vary", b"origin"),
+        ]
+
+    async def _preflight(self, request: Request, methods: list[str]) -> None:
+        """OPTIONS, without a key: what a browser may send (Fetch standard, CORS-preflight request)."""
+        wanted = request.header(b"access-control-request-headers").lower()
+        extra = [name.strip() for name in wanted.split(",") if name.strip().startswith("mcp-param-")]
+        headers: Headers = [
+            (b"allow", ", ".join(methods).encode()),
+            (b"access-control-allow-methods", b"GET, POST, DELETE"),
+            (b"access-control-allow-headers", ", ".join([_ALLOWED_HEADERS, *extra]).encode()),
+            (b"access-control-max-age", b"7200"),
+        ]
+        await request.answer(204, b"", *headers)
+
+
+def _host_name(header: str) -> str:
+    """The name in a Host header (RFC 9110, section 7.2), lower case, without port and brackets."""
+    with contextlib.suppress(ValueError):
+        return (urlsplit(f"//{header}").hostname or "").rstrip(".")
+    return ""

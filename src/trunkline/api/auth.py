@@ -1,0 +1,176 @@
+"""Station 1, accept: who calls. By the route and the key, before anything of the body is read."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import orjson
+
+from trunkline.api.http import Request
+from trunkline.envelope import Caller
+from trunkline.errors import Forbidden, TenantNotFound, TooManyRequests, Unauthorized
+from trunkline.settings import Settings
+from trunkline.streams.calls import Bounds
+from trunkline.streams.sessions import Owner
+from trunkline.tenants.directory import TenantDirectory
+from trunkline.tenants.model import Principal, Tenant, public_principal
+from trunkline.tenants.verify import Verifier
+
+_MOST_REMEMBERED = 10_000
+PUBLIC = "public"
+"""What owns the sessions of callers without a key; no key id looks like it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A caller whose right to be here was checked, in the forms that the message path needs."""
+
+    tenant: Tenant
+    principal: Principal
+    owner: Owner
+    caller: bytes
+    """The principal as it travels to the worker."""
+    bounds: Bounds
+
+    @classmethod
+    def of(cls, tenant: Tenant, principal: Principal) -> Identity:
+        """Put together what follows from a tenant and a caller."""
+        expires = None if math.isinf(principal.expires_at) else int(principal.expires_at)
+        caller = Caller(
+            tenant.id, tenant.slug, principal.key_id, tuple(sorted(principal.scopes)), principal.tools, expires
+        )
+        limits = tenant.limits
+        return cls(
+            tenant,
+            principal,
+            Owner(tenant.id, principal.key_id or PUBLIC),
+            caller.encode(),
+            Bounds.of(limits.rate, limits.burst, limits.in_flight),
+        )
+
+
+class Authenticator:
+    """Finds the tenant that a path names and the principal that a key stands for.
+
+    Raises, from `identify`:
+        TenantNotFound: no tenant has that name.
+        Unauthorized: no key, or one that is not valid here.
+        Forbidden: the tenant is suspended.
+        TooManyRequests: this address calls public tenants faster than it may.
+        Unavailable: what must be known of the tenant is nowhere to be had.
+    """
+
+    def __init__(self, directory: TenantDirectory, verifier: Verifier, settings: Settings) -> None:
+        self._directory = directory
+        self._verifier = verifier
+        self._throttle = AddressThrottle(settings.public_rate, settings.public_burst)
+        self._identities: OrderedDict[tuple[str, str], Identity] = OrderedDict()
+
+    async def find_tenant(self, slug: str) -> Tenant:
+        """The tenant of that name, if it may be used."""
+        tenant = self._directory.peek(slug)
+        if not isinstance(tenant, Tenant):
+            tenant = await self._directory.get(slug)
+        if tenant is None:
+            raise TenantNotFound
+        if tenant.status != "active":
+            raise Forbidden("This tenant is suspended.")
+        return tenant
+
+    async def identify(self, request: Request, slug: str) -> Identity:
+        """Who sends this request, by its Authorization header (RFC 6750, section 2.1)."""
+        tenant = await self.find_tenant(slug)
+        scheme, _, token = request.header(b"authorization").partition(" ")
+        token = token.strip()
+        if token and scheme.lower() == "bearer":
+            return self._identity(tenant, token, await self._authenticate(token, slug))
+        if scheme or tenant.access != "public":
+            raise Unauthorized
+        self._throttle.check(request.address)
+        return self._identity(tenant, "", public_principal(tenant))
+
+    def stand_in(self, identity: Identity) -> bytes:
+        """What a one-time ticket of this caller stands for."""
+        principal = identity.principal
+        return orjson.dumps(
+            {
+                "key_id": principal.key_id,
+                "scopes": sorted(principal.scopes),
+                "tools": principal.tools,
+                "expires_at": None if math.isinf(principal.expires_at) else principal.expires_at,
+            }
+        )
+
+    def redeem(self, tenant: Tenant, stands_for: bytes | None) -> Identity:
+        """The caller that a ticket stands for.
+
+        Raises:
+            Unauthorized: there is no such ticket (any more), or its key was revoked or has expired since.
+        """
+        if stands_for is None:
+            raise Unauthorized("This ticket is unknown, used or expired; get a new one.")
+        fields = orjson.loads(stands_for)
+        expires = math.inf if fields["expires_at"] is None else fields["expires_at"]
+        principal = Principal(
+            tenant.id, tenant.slug, fields["key_id"], frozenset(fields["scopes"]), tuple(fields["tools"]), expires
+        )
+        self._verifier.check(principal)
+        return Identity.of(tenant, principal)
+
+    async def _authenticate(self, token: str, slug: str) -> Principal:
+        try:
+            return self._verifier.verify(token, slug)
+        except Unauthorized:
+            return await self._verifier.authenticate(token, slug)
+
+    def _identity(self, tenant: Tenant, token: str, principal: Principal) -> Identity:
+        # Both are the same objects from call to call, until something changes.
+        known = self._identities.get((tenant.slug, token))
+        if known is not None and known.tenant is tenant and (known.principal is principal or not token):
+            return known
+        if principal.tenant_id != tenant.id:
+            raise Unauthorized  # the key of a tenant of the same name, deleted since
+        identity = Identity.of(tenant, principal)
+        self._identities[(tenant.slug, token)] = identity
+        if len(self._identities) > _MOST_REMEMBERED:
+            self._identities.popitem(last=False)
+        return identity
+
+
+def authorized(tenant: Tenant | None, owner: Owner) -> bool:
+    """Whether a stream that was opened may stay open, as the tenant is now."""
+    if tenant is None or tenant.id != owner.tenant or tenant.status != "active":
+        return False
+    return owner.principal != PUBLIC or tenant.access == "public"
+
+
+class AddressThrottle:
+    """A rate limit per address on this pod, for callers that no key tells apart (GCRA)."""
+
+    def __init__(self, rate: float, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._interval = 1.0 / rate
+        self._tolerance = self._interval * burst
+        self._clock = clock
+        self._due: OrderedDict[str, float] = OrderedDict()
+
+    def check(self, address: str) -> None:
+        """Count one request.
+
+        Raises:
+            TooManyRequests: with the seconds to wait.
+        """
+        now = self._clock()
+        due = max(self._due.pop(address, now), now) + self._interval
+        ahead = due - now
+        if ahead > self._tolerance:
+            self._due[address] = due - self._interval
+            raise TooManyRequests(
+                "This address sends faster than a public tenant allows.", retry_after=ahead - self._tolerance
+            )
+        self._due[address] = due
+        if len(self._due) > _MOST_REMEMBERED:
+            self._due.popitem(last=False)

@@ -1,0 +1,174 @@
+"""Station 7, deliver: the SSE streams that this pod holds, and how a message becomes an event on one.
+
+Wire format: the WHATWG HTML standard, section 9.2, server-sent events. The `id` of a `message` event is
+`<session>.<offset>`; a client that comes back with it as `Last-Event-ID` misses nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+
+from trunkline.api.http import Send
+from trunkline.envelope import Delivery
+from trunkline.logs import stations
+from trunkline.metrics import Metrics
+from trunkline.settings import Settings
+from trunkline.streams.sessions import Attachment, Owner, Sent
+
+KEEP_ALIVE = b": keep-alive\n\n"
+
+
+class Stream:
+    """One open SSE stream of a session: what was delivered, and what waits for a slow reader.
+
+    Guarantee: offsets are delivered in order, each once. A stream that would have to skip one ends instead.
+    """
+
+    __slots__ = (
+        "_buffer", "_buffered", "_flushing", "_metrics", "_send", "_settings", "_task",
+        "busy_since", "ended", "generation", "hold", "last", "owner", "session", "slug", "touched",
+    )  # fmt: skip
+
+    def __init__(
+        self, owner: Owner, slug: str, session: str, last: int, send: Send, settings: Settings, metrics: Metrics
+    ) -> None:
+        self.owner = owner
+        self.slug = slug
+        self.session = session
+        self.last = last
+        """The offset of the last message handed to the connection."""
+        self.generation = 1
+        self.hold: list[Delivery] | None = None
+        """Deliveries kept back while earlier ones are read from the outbox."""
+        self.ended = ""
+        """Why the stream ends; empty while it is open."""
+        now = asyncio.get_running_loop().time()
+        self.touched = now
+        """When the session's life was last renewed, by the loop's clock."""
+        self.busy_since = now
+        """When bytes were last written, by the loop's clock."""
+        self._buffer: list[bytes] = []
+        self._buffered = 0
+        self._flushing: asyncio.Task[None] | None = None
+        self._task = asyncio.current_task()
+        self._send = send
+        self._settings = settings
+        self._metrics = metrics
+
+    def attached(self, attachment: Attachment, held: list[Delivery]) -> None:
+        """Begin with what was missed, then with what came while the session was being attached."""
+        self.generation = attachment.generation
+        self.deliver_missed(attachment.missed)
+        for delivery in held:
+            if delivery.generation == self.generation:
+                self.deliver(delivery.offset, delivery.body)
+
+    def deliver(self, offset: int, body: bytes) -> bool:
+        """Write a message; False if one before it is missing."""
+        if offset != self.last + 1:
+            return offset <= self.last
+        self.last = offset
+        self._metrics.deliver_total.inc()
+        if stations.on:
+            stations.log("deliver", tenant=self.slug, session=self.session, offset=offset)
+        self.write(b"id: %b.%d\nevent: message\ndata: %b\n\n" % (self.session.encode(), offset, body))
+        return True
+
+    def deliver_missed(self, missed: Sequence[Sent]) -> None:
+        """Write messages read from the outbox."""
+        for sent in missed:
+            self.deliver(sent.offset, sent.body)
+
+    def write(self, event: bytes) -> None:
+        """Queue an event and have it sent; a reader too slow for the bounds is disconnected."""
+        if self.ended:
+            return
+        self._buffer.append(event)
+        self._buffered += len(event)
+        # One message may be larger than the buffer; it is never the first that makes a reader slow.
+        if len(self._buffer) > 1 and (
+            self._buffered > self._settings.stream_buffer_bytes
+            or len(self._buffer) > self._settings.stream_buffer_messages
+        ):
+            self.end("slow reader")
+        elif self._flushing is None:
+            self._flushing = asyncio.create_task(self._flush())
+
+    async def _flush(self) -> None:
+        try:
+            while self._buffer:
+                chunk = b"".join(self._buffer)
+                self._buffer.clear()
+                self._buffered = 0
+                async with asyncio.timeout(self._settings.stream_write_timeout):
+                    await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+                self.busy_since = asyncio.get_running_loop().time()
+        except TimeoutError:
+            self.end("slow reader")
+        finally:
+            self._flushing = None
+
+    def end(self, reason: str) -> None:
+        """End the stream; its request returns."""
+        if not self.ended:
+            self.ended = reason
+            if self._task is not None:
+                self._task.cancel()
+
+    async def finish(self, farewell: bytes) -> None:
+        """Write what is left and close the response; only after `end`, by the request that opened the stream."""
+        if self._flushing is not None:
+            await self._flushing
+        rest = b"".join((*self._buffer, farewell))
+        self._buffer.clear()
+        async with asyncio.timeout(self._settings.stream_write_timeout):
+            await self._send({"type": "http.response.body", "body": rest, "more_body": False})
+
+
+class Connections:
+    """All streams that this pod holds, by session."""
+
+    def __init__(self) -> None:
+        self._streams: dict[str, Stream] = {}
+        self._attaching: dict[str, list[list[Delivery]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    def __iter__(self) -> Iterator[Stream]:
+        return iter(list(self._streams.values()))
+
+    def add(self, stream: Stream) -> None:
+        """A stream is open; one of the same session before it ends."""
+        before = self._streams.get(stream.session)
+        self._streams[stream.session] = stream
+        if before is not None:
+            before.end("replaced")
+
+    def remove(self, stream: Stream) -> None:
+        """A stream has ended."""
+        if self._streams.get(stream.session) is stream:
+            del self._streams[stream.session]
+
+    def get(self, session: str) -> Stream | None:
+        """The stream of a session, if this pod holds it."""
+        return self._streams.get(session)
+
+    def hold_for(self, session: str) -> list[Delivery]:
+        """Collect what arrives for a session that is being attached, until `release`."""
+        held: list[Delivery] = []
+        self._attaching.setdefault(session, []).append(held)
+        return held
+
+    def release(self, session: str, held: list[Delivery]) -> None:
+        """The session is attached, or it was refused."""
+        holders = self._attaching[session]
+        holders[:] = [other for other in holders if other is not held]
+        if not holders:
+            del self._attaching[session]
+
+    def hold(self, delivery: Delivery) -> None:
+        """Keep a delivery for the requests that are attaching its session."""
+        for held in self._attaching.get(delivery.session, ()):
+            held.append(delivery)

@@ -1,0 +1,168 @@
+"""The HTTP of an API pod, below its routes: a request's parts, its body, and answers to it."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+from urllib.parse import parse_qs
+
+import orjson
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from trunkline.errors import (
+    BodyTooLarge,
+    InvalidMessage,
+    MethodNotAllowed,
+    TrunklineError,
+    Unauthorized,
+    UnsupportedMediaType,
+)
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+JSON = (b"content-type", b"application/json")
+_NO_STORE = (b"cache-control", b"no-store")
+
+
+class ClientGone(Exception):
+    """The client closed the connection before it had sent its request whole."""
+
+
+class Request:
+    """One HTTP request: what its route needs of it."""
+
+    __slots__ = ("cors", "headers", "method", "path", "receive", "scope", "send")
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scope = scope
+        self.receive = receive
+        self.send = send
+        self.method: str = scope["method"]
+        self.path: str = scope["path"]
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.cors: Headers = []
+        """Headers that every answer to this request carries (Fetch standard, CORS protocol)."""
+
+    def header(self, name: bytes) -> str:
+        """A header's value, by its lower-case name; empty where it is missing."""
+        return self.headers.get(name, b"").decode("latin-1")
+
+    def query(self, name: str) -> str:
+        """A query parameter's first value; empty where it is missing."""
+        found = parse_qs(self.scope["query_string"].decode("latin-1"), max_num_fields=32).get(name)
+        return found[0] if found else ""
+
+    @property
+    def address(self) -> str:
+        """The client's address, as the trusted proxy in front names it."""
+        client = self.scope.get("client")
+        return client[0] if client else ""
+
+    def abort(self) -> None:
+        """Drop the connection and what it still holds for its client."""
+        transport = self.scope.get("extensions", {}).get("trunkline.transport")
+        if transport is not None:
+            transport.abort()
+
+    async def body(self, most: int, timeout: float) -> bytes:
+        """The JSON body, read whole.
+
+        Raises:
+            UnsupportedMediaType: it is declared as something else than JSON.
+            BodyTooLarge: more than `most` bytes, declared or sent.
+            InvalidMessage: it did not arrive within `timeout` seconds.
+            ClientGone: the client hung up.
+        """
+        if self.headers.get(b"content-type", b"").partition(b";")[0].strip().lower() != b"application/json":
+            raise UnsupportedMediaType
+        declared = self.headers.get(b"content-length", b"0")
+        if not declared.isdigit() or int(declared) > most:
+            raise BodyTooLarge(f"The body is larger than {most} bytes.")
+        first = await self._part()
+        if not first.get("more_body"):
+            return _bounded(first["body"], most)
+        parts = [first["body"]]
+        size = len(parts[0])
+        try:
+            async with asyncio.timeout(timeout):
+                while True:
+                    part = await self._part()
+                    size += len(part["body"])
+                    if size > most:
+                        raise BodyTooLarge(f"The body is larger than {most} bytes.")
+                    parts.append(part["body"])
+                    if not part.get("more_body"):
+                        return b"".join(parts)
+        except TimeoutError:
+            raise InvalidMessage("The body did not arrive in time.") from None
+
+    async def _part(self) -> MutableMapping[str, Any]:
+        part = await self.receive()
+        if part["type"] == "http.disconnect":
+            raise ClientGone
+        return part
+
+    async def answer(self, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
+        """Answer with a whole body."""
+        length = (b"content-length", str(len(body)).encode())
+        await self.send(
+            {"type": "http.response.start", "status": status, "headers": [length, *headers, *self.cors]}
+        )
+        await self.send({"type": "http.response.body", "body": b"" if self.method == "HEAD" else body})
+
+    async def answer_json(self, status: int, value: object) -> None:
+        """Answer with a JSON document that no cache keeps."""
+        await self.answer(status, orjson.dumps(value), JSON, _NO_STORE)
+
+    async def refuse(self, error: TrunklineError, request_id: bytes = b"null") -> None:
+        """Answer with an error: a JSON-RPC error response as the body, on every path."""
+        headers: Headers = [JSON, _NO_STORE]
+        if error.retry_after is not None:
+            headers.append((b"retry-after", str(max(math.ceil(error.retry_after), 1)).encode()))
+        if isinstance(error, Unauthorized):
+            headers.append((b"www-authenticate", b'Bearer realm="trunkline", error="invalid_token"'))
+        if isinstance(error, MethodNotAllowed):
+            headers.append((b"allow", error.allow.encode()))
+        message = orjson.dumps({"code": error.code, "message": error.message})
+        body = b'{"jsonrpc":"2.0","id":' + request_id + b',"error":' + message + b"}"
+        await self.answer(error.status, body, *headers)
+
+
+def _bounded(body: bytes, most: int) -> bytes:
+    if len(body) > most:
+        raise BodyTooLarge(f"The body is larger than {most} bytes.")
+    return body
+
+
+class Protocol(HttpToolsProtocol):
+    """uvicorn's protocol, with a time limit for a request's head, and the transport within reach of its route."""
+
+    HEAD_TIMEOUT = 10.0
+    """Seconds that a client has for the head of a request."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client has connected."""
+        super().connection_made(transport)
+        self._late = self.loop.call_later(self.HEAD_TIMEOUT, transport.abort)
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request is there."""
+        super().on_message_begin()
+        self.scope["extensions"] = {"trunkline.transport": self.transport}
+        self._late.cancel()
+        self._late = self.loop.call_later(self.HEAD_TIMEOUT, self.transport.abort)
+
+    def on_headers_complete(self) -> None:
+        """The head of a request is there."""
+        self._late.cancel()
+        super().on_headers_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has gone."""
+        self._late.cancel()
+        super().connection_lost(exc)

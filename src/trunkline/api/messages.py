@@ -1,0 +1,101 @@
+"""Reading the JSON-RPC envelope of what a client posts: what it is, before anything is done with it.
+
+JSON-RPC 2.0 as MCP narrows it: ids are strings or integers, params an object, no batches on this transport.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import orjson
+
+from trunkline.errors import InvalidMessage, UnparsableMessage
+
+_LONGEST_ID = 256
+_LONGEST_METHOD = 256
+_MOST_BYTES_UNCOUNTED = 1024
+"""Smaller bodies cannot hold enough values to be worth counting."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One JSON-RPC message."""
+
+    kind: Literal["request", "notification", "response"]
+    id: bytes
+    """The id as JSON; empty for a notification."""
+    method: str
+    """Empty for a response."""
+    params: dict[str, Any]
+
+
+def parse(body: bytes, most_elements: int) -> Message:
+    """Read one message.
+
+    Raises:
+        UnparsableMessage: not JSON, too deep, or an object names a key twice.
+        InvalidMessage: JSON, but not one JSON-RPC message; or more than `most_elements` values.
+    """
+    if len(body) > _MOST_BYTES_UNCOUNTED:
+        elements = body.count(b",") + body.count(b"[") + body.count(b"{")
+        if elements > most_elements:
+            raise InvalidMessage(f"The message has more than {most_elements} values.")
+    return _classify(_load(body))
+
+
+def _load(body: bytes) -> object:
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise UnparsableMessage(f"The body is not JSON: {error}") from None
+    try:
+        # Most clients send just what a serializer prints. Printed again it is the same, unless a key came twice
+        # (the first of two is lost); only then, or where the client formats otherwise, is the slow look needed.
+        printed = orjson.dumps(value)
+    except orjson.JSONEncodeError:
+        raise UnparsableMessage("The body is nested too deeply.") from None
+    if printed != body:
+        _refuse_duplicate_keys(body)
+    return value
+
+
+def _refuse_duplicate_keys(body: bytes) -> None:
+    def check(pairs: list[tuple[str, object]]) -> None:
+        if len({key for key, _ in pairs}) != len(pairs):
+            raise UnparsableMessage("An object in the body names a key twice.")
+
+    try:
+        json.loads(body, object_pairs_hook=check)
+    except (ValueError, RecursionError):
+        raise UnparsableMessage from None
+
+
+def _classify(value: object) -> Message:
+    if isinstance(value, list):
+        raise InvalidMessage("Batches of messages are not part of this transport; send them one by one.")
+    if not isinstance(value, dict) or value.get("jsonrpc") != "2.0":
+        raise InvalidMessage('A message is an object with "jsonrpc": "2.0".')
+    if "method" not in value:
+        if ("result" in value) == ("error" in value) or "id" not in value:
+            raise InvalidMessage("A message has a method, or it answers one with an id and a result or an error.")
+        return Message("response", _read_id(value["id"]), "", {})
+    method = value["method"]
+    if not isinstance(method, str) or not 0 < len(method) <= _LONGEST_METHOD:
+        raise InvalidMessage("The method of a message is a short string.")
+    params = value.get("params", {})
+    if not isinstance(params, dict):
+        raise InvalidMessage("The params of a message are an object.")
+    if "id" not in value:
+        return Message("notification", b"", method, params)
+    return Message("request", _read_id(value["id"]), method, params)
+
+
+def _read_id(value: object) -> bytes:
+    # bool is an int in Python, not in JSON.
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise InvalidMessage("The id of a message is a string or an integer.")
+    if isinstance(value, str) and len(value) > _LONGEST_ID:
+        raise InvalidMessage(f"The id of a message has at most {_LONGEST_ID} characters.")
+    return orjson.dumps(value)

@@ -1,0 +1,218 @@
+"""The API process: what it is made of, and the order in which it starts and stops."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import time
+from collections.abc import Iterator
+
+import structlog
+import uvicorn
+import uvloop
+
+from trunkline import __version__
+from trunkline.api.app import App
+from trunkline.api.auth import Authenticator, authorized
+from trunkline.api.connections import Connections
+from trunkline.api.forwarder import Forwarder
+from trunkline.api.health import Health
+from trunkline.api.http import Protocol
+from trunkline.api.sse import SseTransport
+from trunkline.db import Database
+from trunkline.errors import StartRefused
+from trunkline.logs import configure, default_pod
+from trunkline.metrics import Metrics
+from trunkline.settings import Settings
+from trunkline.streams.client import Redis
+from trunkline.streams.control import CallCancelled, Event, KeyRevoked, SigningKeysChanged, TenantChanged
+from trunkline.streams.sessions import Sessions
+from trunkline.streams.snapshots import Snapshots
+from trunkline.tenants.directory import TenantDirectory
+from trunkline.tenants.verify import Verifier
+
+_START_PATIENCE = 15.0
+_REFRESH_EVERY = 30.0
+_KEEP_ALIVE = 75
+"""Seconds an idle client connection is kept: longer than the proxies in front keep theirs (60 s in most)."""
+
+log = structlog.get_logger(__name__)
+
+
+def serve(settings: Settings, host: str, port: int) -> None:
+    """Run one API pod until SIGTERM or SIGINT; a second signal ends it at once.
+
+    Raises:
+        StartRefused: the address cannot be had.
+    """
+    configure(settings, "api")
+    listener = listen(host, port)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(ApiProcess(settings, default_pod()).run(listener))
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket.
+
+    Raises:
+        StartRefused: the address is in use or not this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(4096)
+    except OSError as error:
+        listener.close()
+        raise StartRefused(f"Cannot listen on {host}:{port}: {error.strerror}. Choose another --port.") from error
+    listener.setblocking(False)
+    return listener
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server without its own signal handling: the process decides when it stops."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to the process."""
+        yield
+
+
+class ApiProcess:
+    """One API pod."""
+
+    def __init__(self, settings: Settings, pod: str) -> None:
+        self._settings = settings
+        self._pod = pod
+        self._stop = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self, listener: socket.socket) -> None:
+        """Serve until stopped."""
+        self._watch_signals()
+        redis = await Redis.connect(self._settings, "api", patience=_START_PATIENCE)
+        database = Database(self._settings.database_url, process="api")
+        try:
+            await self._compose(redis, database)
+            await self._serve(listener)
+        finally:
+            await database.aclose()
+            await redis.aclose()
+
+    async def _compose(self, redis: Redis, database: Database) -> None:
+        settings = self._settings
+        self._metrics = Metrics("api", __version__)
+        self._connections = Connections()
+        self._directory = TenantDirectory(database, Snapshots(redis), settings)
+        self._verifier = Verifier(settings, database, redis)
+        sessions = Sessions(redis, self._pod)
+        authenticator = Authenticator(self._directory, self._verifier, settings)
+        self._sse = SseTransport(redis, self._pod, authenticator, self._connections, sessions, self._metrics)
+        self._health = Health(
+            redis, database.ping, self._connections, self._metrics, self._verifier.jwks, self._pod
+        )
+        self._forwarder = Forwarder(
+            redis, self._pod, sessions, self._connections, self._metrics, self._heard, self._refresh
+        )
+        app = App(settings, self._sse, self._health, self._metrics)
+        self._server = Server(
+            uvicorn.Config(
+                app,  # type: ignore[arg-type] # our ASGI types are narrower than uvicorn's
+                http=Protocol,
+                loop="none",
+                ws="none",
+                lifespan="off",
+                interface="asgi3",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_keep_alive=_KEEP_ALIVE,
+                timeout_graceful_shutdown=int(settings.drain_timeout),
+            )
+        )
+        await self._refresh()
+
+    async def _serve(self, listener: socket.socket) -> None:
+        forwarding = asyncio.create_task(self._forwarder.run(), name="forwarder")
+        refreshing = asyncio.create_task(self._keep_fresh(), name="refresh")
+        serving = asyncio.create_task(self._server.serve([listener]), name="server")
+        stopping = asyncio.create_task(self._stop.wait(), name="stop")
+        log.info("listening", address=listener.getsockname()[:2])
+        try:
+            # A side task never ends by itself: if one does, the pod cannot do its work and ends with its error.
+            await asyncio.wait({forwarding, refreshing, serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            await self._drain(serving)
+        finally:
+            for task in (forwarding, refreshing, stopping):
+                task.cancel()
+            outcomes = await asyncio.gather(forwarding, refreshing, serving, stopping, return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, Exception):
+                raise outcome
+
+    async def _drain(self, serving: asyncio.Task[None]) -> None:
+        """Stop in order: not ready any more, streams sent elsewhere, requests finished, then closed."""
+        log.info("draining", streams=len(self._connections))
+        self._health.draining = True
+        self._sse.drain()
+        self._server.should_exit = True
+        await asyncio.wait({serving})
+        log.info("stopped")
+
+    def _watch_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._signalled)
+
+    def _signalled(self) -> None:
+        if self._stop.is_set():
+            self._server.force_exit = True
+        self._stop.set()
+
+    # What all pods hear.
+
+    def _heard(self, event: Event) -> None:
+        match event:
+            case KeyRevoked(key_id, at):
+                self._verifier.revoke(key_id, at)
+                asyncio.get_running_loop().call_later(max(at - time.time(), 0), self._end_streams_of_key, key_id)
+            case TenantChanged(slug):
+                self._directory.forget(slug)
+                self._in_background(self._end_streams_of_tenant(slug))
+            case SigningKeysChanged():
+                self._in_background(self._verifier.refresh())
+            case CallCancelled():
+                pass  # a worker's business
+
+    def _end_streams_of_key(self, key_id: str) -> None:
+        for stream in self._connections:
+            if stream.owner.principal == key_id:
+                stream.end("key revoked")
+
+    async def _end_streams_of_tenant(self, slug: str) -> None:
+        """End the streams of a tenant that is suspended, deleted or not public any more."""
+        tenant = await self._directory.get(slug)
+        for stream in self._connections:
+            if stream.slug == slug and not authorized(tenant, stream.owner):
+                stream.end("tenant changed")
+
+    async def _refresh(self) -> None:
+        """Learn what may have been missed while this pod could not listen."""
+        self._directory.forget_all()
+        await self._verifier.refresh()
+        for stream in self._connections:
+            if self._verifier.is_revoked(stream.owner.principal):
+                stream.end("key revoked")
+
+    async def _keep_fresh(self) -> None:
+        while True:
+            await asyncio.sleep(_REFRESH_EVERY)
+            await self._verifier.refresh()
+
+    def _in_background(self, work: object) -> None:
+        task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[call-overload]
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

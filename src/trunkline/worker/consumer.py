@@ -1,0 +1,267 @@
+"""Stations 3 and 5, claim and publish: a worker's slots, and what becomes of each claimed call."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import orjson
+import structlog
+
+from trunkline.envelope import Call, Caller
+from trunkline.errors import REQUEST_TIMEOUT, TrunklineError, Unavailable
+from trunkline.logs import stations
+from trunkline.metrics import Metrics
+from trunkline.streams.calls import Calls, LaneReader
+from trunkline.streams.client import Redis
+from trunkline.streams.clock import RedisClock
+from trunkline.streams.connection import ConnectionLost, RedisRefusal
+from trunkline.streams.outbox import Outbox
+from trunkline.tenants.directory import TenantDirectory
+from trunkline.tenants.model import Tenant
+from trunkline.worker.executor import Answer, Executor, error_message, internal_error
+
+_BLOCK_MS = 1_000
+"""How long one look at empty lanes takes; also the longest that a stop waits for it."""
+_SWEEP_EVERY = 1.0
+_SWEEP_GRACE_MS = 2_000
+"""How long after its deadline a call is left to the worker that runs it."""
+_CLOCK_EVERY = 30.0
+
+log = structlog.get_logger(__name__)
+
+
+class Running:
+    """One claimed call while it runs."""
+
+    __slots__ = ("call", "deadline", "notified", "over", "task", "timer")
+
+    def __init__(self, call: Call, task: asyncio.Task[None]) -> None:
+        self.call = call
+        self.task = task
+        self.deadline = float(call.deadline_ms)
+        """Redis' time in epoch milliseconds; progress moves it."""
+        self.notified = 0
+        """How many messages of the call were sent to the client."""
+        self.over = False
+        """Whether nobody waits for what it comes to: cancelled, or answered already."""
+        self.timer: asyncio.TimerHandle | None = None
+
+
+class Consumer:
+    """Keeps a worker's slots busy.
+
+    Guarantees: never more calls claimed than there are free slots; every claimed request is answered or, if its
+    client took it back, forgotten; once `stop` was called nothing more is claimed.
+    """
+
+    def __init__(
+        self, redis: Redis, worker: str, executor: Executor, directory: TenantDirectory, metrics: Metrics
+    ) -> None:
+        self._redis = redis
+        self._settings = redis.settings
+        self._worker = worker
+        self._executor = executor
+        self._directory = directory
+        self._metrics = metrics
+        self._calls = Calls(redis)
+        self._outbox = Outbox(redis, worker)
+        self._clock = RedisClock()
+        self._running: dict[str, Running] = {}
+        self._answering: set[asyncio.Task[int]] = set()
+        self._slot_freed = asyncio.Event()
+        self._stopping = False
+
+    async def run(self) -> None:
+        """Claim and run calls until `stop`, then finish what runs."""
+        await self._clock.read(self._redis)
+        await self._claim_all()
+        await self._finish()
+
+    def stop(self) -> None:
+        """Claim nothing more."""
+        self._stopping = True
+        self._slot_freed.set()
+
+    def cancel(self, call_id: str) -> None:
+        """The client took a call back: stop it, if it runs here."""
+        running = self._running.get(call_id)
+        if running is not None and not running.over:
+            running.over = True
+            self._metrics.executed("cancelled")
+            running.task.cancel()
+
+    async def keep(self) -> None:
+        """Sweep the lanes for calls past their deadline, and keep the clock, until cancelled."""
+        read_clock_at = 0.0
+        while True:
+            await asyncio.sleep(_SWEEP_EVERY)
+            try:
+                if time.monotonic() > read_clock_at:
+                    await self._clock.read(self._redis)
+                    read_clock_at = time.monotonic() + _CLOCK_EVERY
+                swept = await asyncio.gather(
+                    *(self._calls.sweep(lane, _SWEEP_GRACE_MS) for lane in range(self._redis.keys.lanes))
+                )
+            except Unavailable:
+                continue  # Redis is away; what is due stays due
+            for call in (call for lane in swept for call in lane):
+                log.warning("call answered by the sweep", call=call)
+                self._metrics.executed("timeout")
+
+    # Claim.
+
+    async def _claim_all(self) -> None:
+        pause = 0.05
+        while not self._stopping:
+            try:
+                await self._calls.create_groups()
+                await self._claim_until_lost()
+                pause = 0.05
+            except (ConnectionLost, Unavailable):
+                pause = min(pause * 2, 0.5)
+            except RedisRefusal as error:
+                # NOGROUP: Redis lost its data; the groups are made anew.
+                log.warning("claiming was refused", reason=str(error))
+                pause = min(pause * 2, 0.5)
+            await asyncio.sleep(pause if not self._stopping else 0)
+
+    async def _claim_until_lost(self) -> None:
+        connection = await self._redis.dial("lanes", timeout=_BLOCK_MS / 1000 + 4)
+        reader = LaneReader(connection, self._redis, self._worker)
+        try:
+            while not self._stopping:
+                free = self._settings.concurrency - len(self._running)
+                if free <= 0:
+                    self._slot_freed.clear()
+                    await self._slot_freed.wait()
+                    continue
+                for call in await reader.claim(free, _BLOCK_MS):
+                    self._begin(call)
+        finally:
+            connection.close()
+
+    def _begin(self, call: Call) -> None:
+        waited = (self._clock.now_ms() - call.enqueued_ms) / 1000
+        self._metrics.claim_total.inc()
+        self._metrics.claim_wait_seconds.observe(waited)
+        if stations.on:
+            stations.log("claim", call=call.id, session=call.session, waited_ms=round(waited * 1000, 1))
+        running = Running(call, asyncio.create_task(self._run(call)))
+        self._running[call.id] = running
+        if call.wants_answer:
+            self._set_timer(running)
+
+    # Execute and publish.
+
+    async def _run(self, call: Call) -> None:
+        running = self._running[call.id]
+        try:
+            answer = await self._execute(running)
+            if not running.over:
+                await self._publish(running, answer)
+        except asyncio.CancelledError:
+            if not running.over:
+                raise
+            await self._outbox.publish(call, b"", "cancelled")  # acknowledges; nobody waits for an answer
+        finally:
+            if running.timer is not None:
+                running.timer.cancel()
+            del self._running[call.id]
+            self._slot_freed.set()
+
+    async def _execute(self, running: Running) -> Answer:
+        call = running.call
+        caller = Caller.decode(call.caller)
+        try:
+            tenant = self._directory.peek(caller.slug)
+            if not isinstance(tenant, Tenant):
+                tenant = await self._directory.get(caller.slug)
+        except TrunklineError as error:
+            return self._platform_error(call, error.message)
+        if tenant is None or tenant.id != caller.tenant_id:
+            return self._platform_error(call, "The tenant does not exist any more.")
+        if stations.on:
+            stations.log("execute", call=call.id, tenant=caller.slug, session=call.session)
+        started = time.perf_counter()
+        answer = await self._executor.execute(
+            call, caller, tenant.toolsets, lambda message, progress: self._notify(running, message, progress)
+        )
+        self._metrics.execute_seconds.observe(time.perf_counter() - started)
+        return answer
+
+    async def _publish(self, running: Running, answer: Answer) -> None:
+        call = running.call
+        running.over = True
+        if len(answer.message) > self._settings.outbox_max_bytes:
+            answer = self._platform_error(call, "The result is larger than this server can deliver.")
+        started = time.perf_counter()
+        offset = await self._outbox.publish(call, answer.message, answer.outcome, answer.context)
+        self._metrics.publish_seconds.observe(time.perf_counter() - started)
+        if call.wants_answer:
+            self._metrics.executed(answer.outcome)
+            (self._metrics.publish_published if offset else self._metrics.publish_too_late).inc()
+        if stations.on:
+            stations.log("publish", call=call.id, session=call.session, offset=offset, outcome=answer.outcome)
+
+    async def _notify(self, running: Running, message: bytes, progress: bool) -> None:
+        call = running.call
+        running.notified += 1
+        extend_ms, latest_ms = 0, 0
+        if progress and call.wants_answer:
+            extend_ms = int(self._settings.call_timeout * 1000)
+            latest_ms = call.enqueued_ms + int(self._settings.call_timeout_max * 1000)
+            running.deadline = min(self._clock.now_ms() + extend_ms, latest_ms)
+            self._set_timer(running)
+        await self._outbox.notify(call, running.notified, message, extend_ms, latest_ms)
+
+    # Deadlines.
+
+    def _set_timer(self, running: Running) -> None:
+        if running.timer is not None:
+            running.timer.cancel()
+        left = max(running.deadline - self._clock.now_ms(), 0) / 1000
+        running.timer = asyncio.get_running_loop().call_later(left, self._expire, running)
+
+    def _expire(self, running: Running) -> None:
+        self._answer_instead(
+            running, REQUEST_TIMEOUT, "The call was not finished in time; whether it took effect is unknown.", "timeout"
+        )
+
+    def _answer_instead(self, running: Running, code: int, text: str, outcome: str) -> None:
+        """Answer now what a tool has not; it is cancelled, but a blocking one keeps its slot until it returns."""
+        if running.over:
+            return
+        running.over = True
+        request_id = orjson.loads(running.call.body).get("id")
+        error = internal_error(text)
+        error.code = code
+        self._metrics.executed("timeout" if outcome == "timeout" else "error")
+        publishing = asyncio.create_task(
+            self._outbox.publish(running.call, error_message(request_id, error), outcome)  # type: ignore[arg-type]
+        )
+        self._answering.add(publishing)
+        publishing.add_done_callback(self._answering.discard)
+        publishing.add_done_callback(lambda _: running.task.cancel())
+
+    def _platform_error(self, call: Call, text: str) -> Answer:
+        request_id = orjson.loads(call.body).get("id")
+        return Answer(error_message(request_id, internal_error(text)) if call.wants_answer else b"", "error")
+
+    # Stop.
+
+    async def _finish(self) -> None:
+        """Give what runs the time it may take, then answer what is left with an error."""
+        tasks = [running.task for running in self._running.values()]
+        if tasks:
+            log.info("finishing", calls=len(tasks))
+            await asyncio.wait(tasks, timeout=self._settings.drain_timeout)
+        left = list(self._running.values())
+        for running in left:
+            self._answer_instead(
+                running, REQUEST_TIMEOUT, "The server stopped before the call was finished; its outcome is unknown.",
+                "error",
+            )  # fmt: skip
+        if left:
+            await asyncio.wait([running.task for running in left], timeout=5)
+

@@ -1,0 +1,47 @@
+"""What a session negotiated, as it travels with each of its calls: any worker can take up any session."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, Self
+
+import orjson
+
+LOG_LEVELS = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
+"""Severities of `logging/setLevel`, ascending (specification, server/utilities/logging; RFC 5424)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionContext:
+    """What `initialize` and `logging/setLevel` have settled."""
+
+    version: str = ""
+    """The negotiated protocol version; empty before `initialize`."""
+    client: dict[str, Any] | None = None
+    """The params of `initialize` as the client sent them: its name and capabilities."""
+    log_level: str = ""
+    """The least severe level the client wants to read; empty where it has not said."""
+
+    @classmethod
+    def decode(cls, encoded: bytes) -> Self:
+        """Read what `encode` wrote; nothing stands for a session before `initialize`."""
+        return cls(**orjson.loads(encoded)) if encoded else cls()
+
+    def encode(self) -> bytes:
+        """The form that the session record keeps."""
+        return orjson.dumps(self)
+
+    def with_log_level(self, level: str) -> SessionContext:
+        """The same session after `logging/setLevel`."""
+        return replace(self, log_level=level)
+
+    def wants_log(self, level: object) -> bool:
+        """Whether the client asked to see log messages of this level."""
+        if not self.log_level or level not in LOG_LEVELS:
+            return True
+        return LOG_LEVELS.index(str(level)) >= LOG_LEVELS.index(self.log_level)
+
+
+decode_context = lru_cache(4096)(SessionContext.decode)
+"""`SessionContext.decode`, remembered: a session's calls all bring the same bytes."""

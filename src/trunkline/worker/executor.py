@@ -1,0 +1,232 @@
+"""Station 4, execute: one message through the tenant's `mcp` `Server`. The only module that drives the SDK.
+
+Each call gets a `Connection` restored from the session record and a dispatch context whose notifications leave
+through Redis; nothing of a session stays in the worker between two calls.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import anyio
+import orjson
+import structlog
+from mcp.server.auth.middleware.auth_context import auth_context_var
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
+from mcp.server.auth.provider import AccessToken
+from mcp.server.connection import Connection
+from mcp.server.runner import ServerRunner, aclose_shielded, modern_error_data, serve_one
+from mcp.shared.dispatcher import CallOptions
+from mcp.shared.exceptions import MCPError, NoBackChannelError
+from mcp.shared.message import MessageMetadata
+from mcp.shared.transport_context import TransportContext
+from mcp_types import INVALID_PARAMS, ErrorData, InitializeRequestParams, RequestId
+from mcp_types.version import LATEST_HANDSHAKE_VERSION
+
+from trunkline import CurrentTenant, current_tenant_var
+from trunkline.envelope import Call, Caller
+from trunkline.errors import INTERNAL_ERROR
+from trunkline.toolsets.access import allowed, filter_listing
+from trunkline.toolsets.catalog import Catalog, Hosted, Switch
+from trunkline.worker.context import SessionContext, decode_context
+
+log = structlog.get_logger(__name__)
+
+NotifyClient = Callable[[bytes, bool], Awaitable[None]]
+"""Sends a JSON-RPC notification to the client of a call; the flag says that it reports progress."""
+
+_TRANSPORT = TransportContext(kind="sse", can_send_request=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of a call."""
+
+    message: bytes
+    """The JSON-RPC response; empty for a notification."""
+    outcome: str
+    """ok, tool_error or error."""
+    context: bytes = b""
+    """The session's new context, where the call changed it."""
+
+
+class CallContext:
+    """The SDK's `DispatchContext` of one call: what its server sends meanwhile goes to the client's outbox."""
+
+    transport = _TRANSPORT
+    can_send_request = False
+    message_metadata: MessageMetadata = None
+
+    def __init__(
+        self, request_id: RequestId | None, params: Mapping[str, Any], session: SessionContext, notify: NotifyClient
+    ) -> None:
+        self.request_id = request_id
+        self._progress_token = (params.get("_meta") or {}).get("progressToken")
+        self._session = session
+        self._notify = notify
+        self._cancel_requested: anyio.Event | None = None
+
+    @property
+    def cancel_requested(self) -> anyio.Event:
+        """Set when the client takes the call back; made only for servers that look."""
+        if self._cancel_requested is None:
+            self._cancel_requested = anyio.Event()
+        return self._cancel_requested
+
+    async def notify(self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None) -> None:
+        """Send a notification to the client; log messages below its level are dropped."""
+        if method == "notifications/message" and not self._session.wants_log((params or {}).get("level")):
+            return
+        message: dict[str, Any] = {"jsonrpc": "2.0", "method": method}
+        if params is not None:
+            message["params"] = params
+        await self._notify(to_json(message), method == "notifications/progress")
+
+    async def progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
+        """Report progress, if the client asked for it (specification, basic/utilities/progress)."""
+        if self._progress_token is None:
+            return
+        params = {"progressToken": self._progress_token, "progress": progress, "total": total, "message": message}
+        await self.notify("notifications/progress", {key: value for key, value in params.items() if value is not None})
+
+    async def send_raw_request(
+        self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None
+    ) -> dict[str, Any]:
+        """Requests to the client have no way back over this transport.
+
+        Raises:
+            NoBackChannelError: always.
+        """
+        raise NoBackChannelError(method)
+
+
+class Executor:
+    """Runs messages through the servers of a worker's catalog."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+
+    async def execute(
+        self, call: Call, caller: Caller, switches: tuple[Switch, ...], notify: NotifyClient
+    ) -> Answer:
+        """Run one message to its end.
+
+        An error of the tool, the server or the message becomes the answer; only cancellation is raised.
+        """
+        body = orjson.loads(call.body)
+        method, params, request_id = body.get("method", ""), body.get("params", {}), body.get("id")
+        hosted = self._catalog.server_for(switches)
+        session = decode_context(call.context)
+        context = CallContext(request_id if call.wants_answer else None, params, session, notify)
+        connection = _restore(call, session, context)
+        tenant = current_tenant_var.set(CurrentTenant(caller.tenant_id, caller.slug, caller.key_id))
+        user = auth_context_var.set(_user(call.caller))
+        try:
+            if call.wants_answer:
+                return await _request(hosted, context, connection, session, caller, method, params)
+            await _notification(hosted, context, connection, method, params)
+        finally:
+            auth_context_var.reset(user)
+            current_tenant_var.reset(tenant)
+        return Answer(b"", "ok")
+
+
+async def _request(
+    hosted: Hosted,
+    context: CallContext,
+    connection: Connection,
+    session: SessionContext,
+    caller: Caller,
+    method: str,
+    params: dict[str, Any],
+) -> Answer:
+    outcome, changed = "ok", b""
+    try:
+        if method == "tools/call" and not allowed(caller.tools, str(params.get("name"))):
+            raise MCPError(code=INVALID_PARAMS, message=f"Unknown tool: {params.get('name')}")
+        result = await serve_one(
+            hosted.server, context, method, params, connection=connection, lifespan_state=hosted.lifespan_state
+        )
+        if method == "tools/list":
+            result = filter_listing(result, caller.tools)
+        elif method == "initialize":
+            changed = SessionContext(connection.protocol_version, params, session.log_level).encode()
+        elif method == "logging/setLevel":
+            changed = session.with_log_level(str(params["level"])).encode()
+        elif result.get("isError") is True:
+            outcome = "tool_error"
+        message = to_json({"jsonrpc": "2.0", "id": context.request_id, "result": result})
+    except Exception as error:  # noqa: BLE001 - the edge of a message: whatever a server raises is its answer
+        outcome = "error"
+        message = error_message(context.request_id, modern_error_data(error))
+    return Answer(message, outcome, changed)
+
+
+async def _notification(
+    hosted: Hosted, context: CallContext, connection: Connection, method: str, params: dict[str, Any]
+) -> None:
+    if not method:  # a client's response to a request that no server here can have sent
+        log.debug("response dropped")
+        return
+    try:
+        await ServerRunner(hosted.server, connection, hosted.lifespan_state).on_notify(context, method, params)
+    finally:
+        await aclose_shielded(connection)
+
+
+def _restore(call: Call, session: SessionContext, context: CallContext) -> Connection:
+    """The connection as `initialize` left it, on whichever worker that ran."""
+    connection = Connection.for_loop(
+        context, session_id=call.session, protocol_version_hint=session.version or LATEST_HANDSHAKE_VERSION
+    )
+    if session.client is not None:
+        connection.client_params = _client_params(call.context)
+        connection.initialized.set()
+    return connection
+
+
+@lru_cache(4096)
+def _client_params(context: bytes) -> InitializeRequestParams:
+    return InitializeRequestParams.model_validate(decode_context(context).client, by_name=False)
+
+
+@lru_cache(4096)
+def _user(encoded: bytes) -> AuthenticatedUser | None:
+    """What the SDK's `get_access_token()` gives: the caller without the key, which never leaves the API pod."""
+    caller = Caller.decode(encoded)
+    if not caller.key_id:
+        return None
+    return AuthenticatedUser(
+        AccessToken(
+            token="",  # noqa: S106 - on purpose
+            client_id=caller.key_id,
+            scopes=list(caller.scopes),
+            expires_at=caller.expires_at,
+            subject=caller.tenant_id,
+            claims={"tenant": caller.slug},
+        )
+    )
+
+
+def error_message(request_id: RequestId | None, error: ErrorData) -> bytes:
+    """A JSON-RPC error response."""
+    return to_json(
+        {"jsonrpc": "2.0", "id": request_id, "error": error.model_dump(mode="json", by_alias=True, exclude_none=True)}
+    )
+
+
+def internal_error(text: str) -> ErrorData:
+    """An error that is the platform's, not the server's."""
+    return ErrorData(code=INTERNAL_ERROR, message=text)
+
+
+def to_json(value: object) -> bytes:
+    """JSON in one line; what orjson cannot write (integers beyond 64 bits, lone surrogates) goes the slower way."""
+    try:
+        return orjson.dumps(value)
+    except orjson.JSONEncodeError:
+        return json.dumps(value, separators=(",", ":")).encode()

@@ -1,0 +1,124 @@
+"""The worker process: what it is made of, and the order in which it starts and stops."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+import anyio.to_thread
+import structlog
+import uvloop
+
+from trunkline import __version__
+from trunkline.audit.write import AuditWriter
+from trunkline.db import Database
+from trunkline.logs import configure, default_pod
+from trunkline.metrics import Metrics
+from trunkline.settings import Settings
+from trunkline.streams.audit import AuditFeed
+from trunkline.streams.client import Redis
+from trunkline.streams.control import CallCancelled, Event, TenantChanged, decode
+from trunkline.streams.snapshots import Snapshots
+from trunkline.streams.subscriber import Subscriber
+from trunkline.streams.workers import Pulse
+from trunkline.tenants.directory import TenantDirectory
+from trunkline.toolsets.catalog import Catalog, gather
+from trunkline.worker.consumer import Consumer
+from trunkline.worker.executor import Executor
+
+_START_PATIENCE = 15.0
+
+log = structlog.get_logger(__name__)
+
+
+def work(settings: Settings) -> None:
+    """Run one worker pod until SIGTERM or SIGINT; a second signal ends it at once.
+
+    Raises:
+        StartRefused: a server to host cannot be loaded.
+    """
+    configure(settings, "worker")
+    catalog = Catalog(gather(settings.servers))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(WorkerProcess(settings, default_pod(), catalog).run())
+
+
+class WorkerProcess:
+    """One worker pod."""
+
+    def __init__(self, settings: Settings, worker: str, catalog: Catalog) -> None:
+        self._settings = settings
+        self._worker = worker
+        self._catalog = catalog
+        self._stop = asyncio.Event()
+
+    async def run(self) -> None:
+        """Work until stopped."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._signalled, asyncio.current_task())
+        anyio.to_thread.current_default_thread_limiter().total_tokens = self._settings.concurrency
+        redis = await Redis.connect(self._settings, "worker", patience=_START_PATIENCE)
+        database = Database(self._settings.database_url, process="worker")
+        pulse = Pulse(self._settings, self._worker)
+        try:
+            async with self._catalog:
+                await self._compose(redis, database)
+                pulse.start()
+                await self._work()
+        finally:
+            pulse.stop()
+            await database.aclose()
+            await redis.aclose()
+
+    async def _compose(self, redis: Redis, database: Database) -> None:
+        self._metrics = Metrics("worker", __version__)
+        if self._settings.metrics_port:
+            self._metrics.serve(self._settings.metrics_port)
+        self._directory = TenantDirectory(database, Snapshots(redis), self._settings)
+        self._consumer = Consumer(redis, self._worker, Executor(self._catalog), self._directory, self._metrics)
+        self._subscriber = Subscriber(redis, [redis.keys.control], self._received, self._subscribed)
+        self._feed = AuditFeed(redis, self._worker)
+        self._writer = AuditWriter(self._feed, database, metrics=self._metrics)
+
+    async def _work(self) -> None:
+        consuming = asyncio.create_task(self._consumer.run(), name="consumer")
+        side = [
+            asyncio.create_task(self._subscriber.run(), name="subscriber"),
+            asyncio.create_task(self._consumer.keep(), name="sweep"),
+            asyncio.create_task(self._writer.run(), name="audit"),
+        ]
+        stopping = asyncio.create_task(self._stop.wait(), name="stop")
+        log.info("working", concurrency=self._settings.concurrency, toolsets=self._catalog.names)
+        try:
+            # A side task never ends by itself: if one does, the worker stops claiming and ends with its error.
+            await asyncio.wait({consuming, stopping, *side}, return_when=asyncio.FIRST_COMPLETED)
+            log.info("draining")
+            self._consumer.stop()
+            await asyncio.wait({consuming})
+            await self._writer.stop()
+        finally:
+            for task in (consuming, stopping, *side):
+                task.cancel()
+            outcomes = await asyncio.gather(consuming, stopping, *side, return_exceptions=True)
+            await self._feed.aclose()
+        log.info("stopped")
+        for outcome in outcomes:
+            if isinstance(outcome, Exception):
+                raise outcome
+
+    def _signalled(self, main: asyncio.Task[None]) -> None:
+        if self._stop.is_set():
+            main.cancel()
+        self._stop.set()
+
+    def _received(self, _channel: bytes, payload: bytes) -> None:
+        event: Event | None = decode(payload)
+        match event:
+            case CallCancelled(call_id):
+                self._consumer.cancel(call_id)
+            case TenantChanged(slug):
+                self._directory.forget(slug)
+
+    async def _subscribed(self) -> None:
+        self._directory.forget_all()

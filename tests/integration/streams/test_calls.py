@@ -1,0 +1,210 @@
+"""Accept, claim, publish, cancel and sweep: the promises of the scripts."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import orjson
+import pytest
+
+from tests.integration.streams.conftest import Wire
+from trunkline.errors import SessionNotFound, TooManyRequests, Unavailable
+from trunkline.settings import Settings
+from trunkline.streams.audit import AuditFeed
+from trunkline.streams.calls import Bounds, Calls
+from trunkline.streams.client import Redis
+from trunkline.streams.sessions import Owner
+
+
+async def test_an_accepted_call_reaches_a_worker_whole(wire: Wire) -> None:
+    call = await wire.accept(b'{"jsonrpc":"2.0","id":7,"method":"ping"}', request_id=b"7")
+    (claimed,) = await wire.claim()
+    assert (claimed.id, claimed.tenant, claimed.session) == (call, wire.owner.tenant, wire.session)
+    assert claimed.body == b'{"jsonrpc":"2.0","id":7,"method":"ping"}'
+    assert claimed.wants_answer
+    assert claimed.deadline_ms - claimed.enqueued_ms == 60_000
+
+
+async def test_an_answer_is_appended_once_and_leaves_nothing_behind(wire: Wire) -> None:
+    await wire.accept()
+    (claimed,) = await wire.claim()
+    assert await wire.outbox.publish(claimed, b'{"answer":1}', "ok") == 1
+    assert await wire.outbox.publish(claimed, b'{"answer":2}', "ok") == 0
+    assert await wire.sent() == [(1, b'{"answer":1}')]
+    assert await wire.in_flight() == 0
+    assert await wire.pending() == 0
+    lane = wire.redis.keys.tenant(wire.owner.tenant)
+    assert await wire.redis.command("XLEN", lane.calls) == 0
+    assert await wire.redis.command("ZCARD", lane.deadlines) == 0
+
+
+async def test_a_repeated_accept_is_accepted_once_pending_or_answered(wire: Wire) -> None:
+    """The connection broke before the answer of the script came: the client of Redis sends it again."""
+    keys = wire.redis.keys
+    tenant = keys.tenant(wire.owner.tenant)
+    names = [
+        *keys.session(wire.owner.tenant, wire.session),
+        tenant.deadlines, tenant.calls, tenant.audit, tenant.inflight, tenant.rate, tenant.sessions,
+    ]  # fmt: skip
+    call = await wire.accept()
+    args = [
+        wire.owner.principal, call, b"1", b"{}", 60_000, b"", wire.owner.tenant, wire.session, b"{}",
+        1_800_000, 10_000, 10_000, 1000, 1, 1_000_000,
+    ]  # fmt: skip
+    connection = await wire.redis.dial("test")
+    await connection.send("EVAL", _source("accept"), len(names), *names, *args, 1)
+    (claimed,) = await wire.claim()
+    await wire.outbox.publish(claimed, b"{}", "ok")
+    await connection.send("EVAL", _source("accept"), len(names), *names, *args, 1)
+    connection.close()
+    assert await wire.redis.command("XLEN", tenant.calls) == 0
+    assert await wire.in_flight() == 0
+
+
+def _source(name: str) -> str:
+    from trunkline.streams.client import source
+
+    return source(name)
+
+
+async def test_offsets_are_contiguous_over_concurrent_answers(wire: Wire) -> None:
+    for number in range(15):
+        await wire.accept(request_id=str(number).encode())
+    claimed = await wire.claim()
+    offsets = await asyncio.gather(*(wire.outbox.publish(call, b"{}", "ok") for call in claimed))
+    assert sorted(offsets) == list(range(1, 16))
+
+
+async def test_a_worker_claims_no_more_than_it_has_slots_for(wire: Wire) -> None:
+    for _ in range(10):
+        await wire.accept()
+    claimed: list[str] = []
+    for _ in range(8):
+        batch = await wire.claim(3)
+        assert len(batch) <= 3
+        claimed += [call.id for call in batch]
+    assert len(set(claimed)) == len(claimed) > 0
+
+
+async def test_every_lane_gets_its_turn_however_few_slots_are_free(wire: Wire) -> None:
+    for _ in range(3):
+        await wire.accept()
+    seen = 0
+    for _ in range(wire.redis.keys.lanes * 3 + 3):
+        seen += len(await wire.claim(1))
+    assert seen == 3
+
+
+async def test_a_foreign_or_unknown_session_accepts_nothing(wire: Wire) -> None:
+    strangers = [Owner(wire.owner.tenant, "key_two"), Owner("f" * 32, wire.owner.principal)]
+    for stranger in strangers:
+        with pytest.raises(SessionNotFound):
+            await replace(wire, owner=stranger).accept()
+    with pytest.raises(SessionNotFound):
+        await replace(wire, session="0" * 32).accept()
+    assert await wire.claim(16) == []
+
+
+async def test_a_tenant_at_its_rate_is_refused_with_the_time_to_wait(wire: Wire) -> None:
+    bounds = Bounds.of(rate=1, burst=3, in_flight=100)
+    for _ in range(3):
+        await wire.accept(bounds=bounds)
+    with pytest.raises(TooManyRequests) as refused:
+        await wire.accept(bounds=bounds)
+    assert 0 < (refused.value.retry_after or 0) <= 1
+
+
+async def test_a_tenant_with_its_calls_in_flight_is_refused_until_one_is_answered(wire: Wire) -> None:
+    bounds = Bounds.of(rate=1e6, burst=1000, in_flight=2)
+    await wire.accept(bounds=bounds)
+    await wire.accept(bounds=bounds)
+    with pytest.raises(TooManyRequests):
+        await wire.accept(bounds=bounds)
+    first, *_ = await wire.claim()
+    await wire.outbox.publish(first, b"{}", "ok")
+    await wire.accept(bounds=bounds)
+
+
+async def test_a_full_lane_is_refused_before_acceptance(wire: Wire, redis_settings: Settings) -> None:
+    redis = await Redis.connect(redis_settings.model_copy(update={"lane_max_length": 2}), "test")
+    short = replace(wire, calls=Calls(redis))
+    await short.accept()
+    await short.accept()
+    with pytest.raises(Unavailable):
+        await short.accept()
+    assert await wire.in_flight() == 2
+    await redis.aclose()
+
+
+async def test_a_cancelled_call_that_nobody_claimed_never_runs(wire: Wire) -> None:
+    call = await wire.accept(request_id=b'"a"', seed=b'{"id":1}')
+    assert await wire.calls.cancel(wire.owner, wire.session, b'"a"') == [call]
+    assert await wire.claim(16) == []
+    assert await wire.in_flight() == 0
+    (event,) = await _audited(wire)
+    assert event[b"o"] == b"cancelled"
+
+
+async def test_the_answer_of_a_cancelled_call_is_not_sent(wire: Wire) -> None:
+    await wire.accept(request_id=b"5")
+    (claimed,) = await wire.claim()
+    await wire.calls.cancel(wire.owner, wire.session, b"5")
+    assert await wire.outbox.publish(claimed, b"{}", "ok") == 0
+    assert await wire.outbox.notify(claimed, 1, b"{}") == 0
+    assert await wire.sent() == []
+
+
+async def test_cancelling_takes_only_the_named_request(wire: Wire) -> None:
+    await wire.accept(request_id=b"1")
+    await wire.accept(request_id=b'"1"')
+    assert len(await wire.calls.cancel(wire.owner, wire.session, b"1")) == 1
+    assert await wire.calls.cancel(wire.owner, wire.session, b"9") == []
+    assert await wire.pending() == 1
+
+
+async def test_a_call_past_its_deadline_is_answered_by_the_sweep(redis_settings: Settings, wire: Wire) -> None:
+    redis = await Redis.connect(redis_settings.model_copy(update={"call_timeout": 0.001}), "test")
+    hasty = replace(wire, calls=Calls(redis))
+    call = await hasty.accept(request_id=b'"x"', seed=b'{"id":2}')
+    (claimed,) = await wire.claim()
+    lane = redis.keys.lane_of(wire.owner.tenant)
+    assert await wire.calls.sweep(lane, 0) == [call]
+    ((offset, body),) = await wire.sent()
+    answer = orjson.loads(body)
+    assert (offset, answer["id"], answer["error"]["code"]) == (1, "x", -32001)
+    assert await wire.calls.sweep(lane, 0) == []
+    assert await wire.outbox.publish(claimed, b"{}", "ok") == 0
+    assert await wire.in_flight() == 0
+    (event,) = await _audited(wire)
+    assert event[b"o"] == b"timeout"
+    await redis.aclose()
+
+
+async def test_progress_moves_the_deadline_up_to_its_end(wire: Wire) -> None:
+    await wire.accept()
+    (claimed,) = await wire.claim()
+    await wire.outbox.notify(claimed, 1, b"{}", extend_ms=600_000, latest_ms=claimed.enqueued_ms + 90_000)
+    deadlines = wire.redis.keys.tenant(wire.owner.tenant).deadlines
+    member = f"{wire.owner.tenant}:{wire.session}:{claimed.id}"
+    assert int(await wire.redis.command("ZSCORE", deadlines, member)) == claimed.enqueued_ms + 90_000
+
+
+async def test_an_answered_tool_call_leaves_one_audit_event(wire: Wire) -> None:
+    await wire.accept(seed=b'{"id":"call"}')
+    (claimed,) = await wire.claim()
+    await wire.outbox.publish(claimed, b"{}", "tool_error")
+    await wire.outbox.publish(claimed, b"{}", "ok")
+    (event,) = await _audited(wire)
+    assert event[b"e"] == b'{"id":"call"}'
+    assert (event[b"o"], event[b"w"]) == (b"tool_error", b"w1")
+    assert int(event[b"ms"]) >= 0
+
+
+async def _audited(wire: Wire) -> list[dict[bytes, bytes]]:
+    feed = AuditFeed(wire.redis, "test")
+    entries = await feed.read(100, 200)
+    await feed.ack(entries)
+    assert await feed.backlog() == 0
+    await feed.aclose()
+    return [entry.fields for entry in entries]

@@ -1,0 +1,119 @@
+"""Sessions, resuming and tickets."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.integration.streams.conftest import Wire
+from trunkline.envelope import Delivery
+from trunkline.errors import SessionNotFound, TooManyRequests
+from trunkline.streams.client import Redis
+from trunkline.streams.sessions import Owner, Sessions, new_session_id
+
+
+async def test_a_session_is_resumed_on_another_pod_from_where_it_was(wire: Wire) -> None:
+    await _answer(wire, 3)
+    resumed = await Sessions(wire.redis, "pod-b").attach(wire.owner, wire.session, 1)
+    assert [(sent.offset, sent.body) for sent in resumed.missed] == [(2, b"2"), (3, b"3")]
+    assert resumed.generation == 2
+
+
+async def test_live_copies_go_to_the_pod_that_attached_last(wire: Wire) -> None:
+    heard: list[Delivery] = []
+    arrived = asyncio.Event()
+
+    def push(reply: list[bytes]) -> None:
+        if reply[0] == b"message":
+            heard.append(Delivery.from_payload(reply[2]))
+            arrived.set()
+
+    pods = wire.redis.keys.tenant(wire.owner.tenant).pods
+    listener = await wire.redis.dial("test", on_push=push)
+    listener.push("SUBSCRIBE", f"{pods}pod-b")
+    await Sessions(wire.redis, "pod-b").attach(wire.owner, wire.session, 0)
+    await _answer(wire, 1)
+    async with asyncio.timeout(5):
+        await arrived.wait()
+    listener.close()
+    assert heard == [Delivery(wire.session, 2, 1, b"1")]
+
+
+async def test_a_resume_that_would_skip_messages_finds_no_session(wire: Wire) -> None:
+    await _answer(wire, 25)  # the outbox keeps 20
+    with pytest.raises(SessionNotFound):
+        await wire.sessions.attach(wire.owner, wire.session, 3)
+    resumed = await wire.sessions.attach(wire.owner, wire.session, 5)
+    assert [sent.offset for sent in resumed.missed] == list(range(6, 26))
+
+
+async def test_the_outbox_is_bounded_in_bytes_from_its_oldest_end(wire: Wire) -> None:
+    for number in range(6):
+        await wire.accept(request_id=str(number).encode())
+    for call in await wire.claim():
+        await wire.outbox.publish(call, b"x" * 4000, "ok")
+    assert [offset for offset, _ in await wire.sent()] == [5, 6]
+
+
+async def test_nobody_resumes_what_was_not_sent_yet_or_is_not_theirs(wire: Wire) -> None:
+    await _answer(wire, 1)
+    for owner, session, last in (
+        (wire.owner, wire.session, 2),
+        (Owner(wire.owner.tenant, "key_two"), wire.session, 1),
+        (Owner("e" * 32, wire.owner.principal), wire.session, 1),
+        (wire.owner, new_session_id(), 0),
+    ):
+        with pytest.raises(SessionNotFound):
+            await wire.sessions.attach(owner, session, last)
+
+
+async def test_a_tenant_has_no_more_sessions_than_its_limit(redis: Redis) -> None:
+    owner, sessions = Owner("a" * 32, "key"), Sessions(redis, "pod")
+    await sessions.open(owner, new_session_id(), "sse", 2)
+    second = new_session_id()
+    await sessions.open(owner, second, "sse", 2)
+    with pytest.raises(TooManyRequests):
+        await sessions.open(owner, new_session_id(), "sse", 2)
+    await sessions.close(owner, second)
+    await sessions.open(owner, new_session_id(), "sse", 2)
+
+
+async def test_a_closed_session_forgets_its_calls_and_is_gone(wire: Wire) -> None:
+    call = await wire.accept()
+    assert await wire.sessions.close(wire.owner, wire.session) == [call]
+    assert await wire.in_flight() == 0
+    assert await wire.claim(16) == []
+    with pytest.raises(SessionNotFound):
+        await wire.accept()
+    with pytest.raises(SessionNotFound):
+        await wire.sessions.close(wire.owner, wire.session)
+
+
+async def test_touching_tells_how_far_the_outbox_has_come_and_who_replaced_whom(wire: Wire) -> None:
+    await _answer(wire, 2)
+    assert await wire.sessions.touch(wire.owner.tenant, wire.session, 1) == 2
+    await Sessions(wire.redis, "pod-b").attach(wire.owner, wire.session, 2)
+    with pytest.raises(SessionNotFound):
+        await wire.sessions.touch(wire.owner.tenant, wire.session, 1)
+
+
+async def test_a_ticket_opens_once_and_only_at_its_tenant(wire: Wire) -> None:
+    ticket = await wire.sessions.issue_ticket(wire.owner.tenant, b"who\nelse")
+    assert await wire.sessions.take_ticket("b" * 32, ticket) is None
+    assert await wire.sessions.take_ticket(wire.owner.tenant, ticket) == b"who\nelse"
+    assert await wire.sessions.take_ticket(wire.owner.tenant, ticket) is None
+
+
+async def test_every_key_of_a_session_expires(wire: Wire) -> None:
+    await _answer(wire, 1)
+    await wire.accept()
+    for key in (*wire.redis.keys.session(wire.owner.tenant, wire.session), wire.redis.keys.tenant(wire.owner.tenant).sessions):
+        assert await wire.redis.command("PTTL", key) > 0, key
+
+
+async def _answer(wire: Wire, count: int) -> None:
+    for number in range(1, count + 1):
+        await wire.accept()
+        (call,) = await wire.claim()
+        await wire.outbox.publish(call, str(number).encode(), "ok")
