@@ -247,6 +247,8 @@ def _away(error: Exception) -> Unavailable | None:
     state = _sqlstate(error)
     if state.startswith(_REFUSED_LOGIN):
         return Unavailable("Postgres refused the login; check TRUNKLINE_DATABASE_URL.")
+    if state == "42P01":
+        return Unavailable("The database has no schema yet; run trunkline migrate.")
     if state.startswith(_AWAY_CLASSES) or (isinstance(error, DBAPIError) and error.connection_invalidated):
         return Unavailable("Postgres went away or is not ready; try again later.", retry_after=2)
     return None

@@ -2,32 +2,244 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
+import time
+from collections import OrderedDict
+from typing import Any
+
+import jwt
+
+from trunkline.db import Database
+from trunkline.errors import Unauthorized, Unavailable
+from trunkline.settings import Settings
+from trunkline.streams.revocations import Revocations
+from trunkline.tenants import tokens
+from trunkline.tenants.keys import load_revocations
 from trunkline.tenants.model import Principal
+from trunkline.tenants.signing import Keyring, VerificationKey
+
+LEEWAY = 30.0
+"""Seconds that the clock of the process that issued a key may be ahead of ours."""
+MOST_KNOWN = 10_000
+"""Tokens remembered as verified."""
+REFRESH_INTERVAL = 30.0
+"""Seconds between two calls of `Verifier.refresh`; within them even a lost announcement is made good."""
+_KID_REFRESH_PAUSE = 5.0
+"""Seconds between two looks for signing keys that tokens name and nobody knows: tokens are free to make."""
+
+_HEX_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
+_INVALID = "This API key is not valid."
+
+
+class UnknownSigningKey(Unauthorized):
+    """This API key is not valid."""
 
 
 class Verifier:
-    """Verifies keys by their signature alone; learns signing keys and revocations by `refresh` and `revoke`."""
+    """Verifies keys by their signature alone; no store is asked about a key whose signing key is known.
+
+    A token that was verified once is remembered until it expires or the signing keys change; its expiry and its
+    revocation are looked at in every call all the same.
+    """
+
+    def __init__(
+        self, settings: Settings, keyring: Keyring, revocations: Revocations, database: Database | None = None
+    ) -> None:
+        self._settings = settings
+        self._keyring = keyring
+        self._revocations = revocations
+        self._database = database
+        self._known: OrderedDict[str, Principal] = OrderedDict()
+        self._revoked: dict[str, float] = {}
+        self._announced: dict[str, float] = {}
+        self._refreshing = asyncio.Lock()
+        self._looking = asyncio.Lock()
+        self._looked_at = float("-inf")
+        self._look_failed = False
 
     def verify(self, token: str, slug: str) -> Principal:
         """The principal of `token` at tenant `slug`, from what this process knows.
 
+        Whether the tenant still is the one that issued the key is the caller's to compare (`Principal.tenant_id`).
+
         Raises:
-            Unauthorized: with one sentence that says why.
+            UnknownSigningKey: it names a signing key that this process does not know.
+            Unauthorized: with one sentence that says why and repeats nothing of the token.
         """
-        raise NotImplementedError
+        now = time.time()
+        principal = self._known.get(token)
+        if principal is None:
+            principal = self._remember(token, self._open(token, slug))
+        else:
+            self._known.move_to_end(token)
+        if principal.expires_at <= now:
+            self._known.pop(token, None)
+            raise Unauthorized("This API key has expired; issue a new one.")
+        if principal.slug != slug:
+            raise Unauthorized("This API key belongs to another tenant.")
+        if principal.key_id in self._revoked and self._revoked[principal.key_id] <= now:
+            raise Unauthorized("This API key was revoked; issue a new one.")
+        return principal
 
     async def authenticate(self, token: str, slug: str) -> Principal:
-        """Like `verify`, and where the signing key is unknown, look for it once before refusing.
+        """Like `verify`; where the signing key is unknown, look for it before refusing, every few seconds at most.
 
         Raises:
-            Unauthorized: with one sentence that says why.
+            Unauthorized: with one sentence that says why and repeats nothing of the token.
+            Unavailable: the signing key is unknown, and neither store can be asked.
         """
-        raise NotImplementedError
+        try:
+            return self.verify(token, slug)
+        except UnknownSigningKey:
+            await self._look_for_signing_keys()
+        try:
+            return self.verify(token, slug)
+        except UnknownSigningKey:
+            if self._look_failed:
+                raise Unavailable("API keys cannot be checked at the moment; try again.", retry_after=2) from None
+            raise
 
     def revoke(self, key_id: str, at: float) -> None:
-        """Refuse this key from `at` (seconds since the epoch) on."""
-        raise NotImplementedError
+        """Refuse this key from `at` (epoch seconds) on; the earlier of two times counts."""
+        _add_earlier(self._revoked, key_id, at)
+        _add_earlier(self._announced, key_id, at)
+
+    def is_revoked(self, key_id: str) -> bool:
+        """Whether the key is refused now; for what was opened with it and is open still."""
+        at = self._revoked.get(key_id)
+        return at is not None and at <= time.time()
 
     async def refresh(self) -> None:
-        """Load signing keys and revocations from Redis and Postgres, whichever answer."""
-        raise NotImplementedError
+        """Load signing keys and revocations from Postgres and Redis, whichever answer.
+
+        Call it at the start, every `REFRESH_INTERVAL` seconds, whenever announcements may have been missed, and when
+        signing keys changed.
+
+        Raises:
+            Unavailable: neither answers; what was known stays.
+        """
+        async with self._refreshing:
+            await self._refresh_keyring()
+            await self._refresh_revocations()
+
+    async def _refresh_keyring(self) -> None:
+        if await self._keyring.refresh():
+            self._known.clear()
+
+    async def _refresh_revocations(self) -> None:
+        self._announced = {}
+        in_redis = await self._from_redis()
+        stored = await self._from_postgres()
+        if in_redis is None and stored is None:
+            raise Unavailable("Revoked API keys cannot be loaded; try again later.", retry_after=2)
+        # Only Postgres knows all of them. Without it what was known must stay, with it what has expired may go.
+        fresh = dict(self._revoked if stored is None else stored)
+        for source in (in_redis or {}, self._announced):
+            for key_id, at in source.items():
+                _add_earlier(fresh, key_id, at)
+        self._revoked = fresh
+
+    async def _from_redis(self) -> dict[str, float] | None:
+        try:
+            return await self._revocations.all()
+        except Unavailable:
+            return None
+
+    async def _from_postgres(self) -> dict[str, float] | None:
+        if self._database is None:
+            return None
+        try:
+            async with self._database.transaction() as session:
+                return await load_revocations(session)
+        except Unavailable:
+            return None
+
+    async def _look_for_signing_keys(self) -> None:
+        async with self._looking:
+            if time.monotonic() - self._looked_at < _KID_REFRESH_PAUSE:
+                return
+            try:
+                await self._refresh_keyring()
+                self._look_failed = False
+            except Unavailable:
+                self._look_failed = True
+            self._looked_at = time.monotonic()
+
+    def _remember(self, token: str, principal: Principal) -> Principal:
+        self._known[token] = principal
+        if len(self._known) > MOST_KNOWN:
+            self._known.popitem(last=False)
+        return principal
+
+    def _open(self, token: str, slug: str) -> Principal:
+        """Check everything about a token that does not change: its form, signature and claims."""
+        if not token.startswith(tokens.PREFIX):
+            raise Unauthorized(f"An API key begins with {tokens.PREFIX}; this is none.")
+        key = self._signing_key(token)
+        if key is None:
+            raise Unauthorized(_INVALID)
+        try:
+            claims = jwt.decode(
+                token.removeprefix(tokens.PREFIX),
+                key.key,
+                algorithms=[key.algorithm],
+                issuer=self._settings.public_url,
+                audience=self._settings.tenant_url(slug),
+                leeway=LEEWAY,
+                options={"require": ["iss", "aud", "exp", "iat", "jti"], "strict_aud": True},
+            )
+        except jwt.ExpiredSignatureError as error:
+            raise Unauthorized("This API key has expired; issue a new one.") from error
+        except jwt.InvalidAudienceError as error:
+            raise Unauthorized("This API key belongs to another tenant.") from error
+        except jwt.InvalidIssuerError as error:
+            raise Unauthorized("This API key was issued by another deployment, or under another URL.") from error
+        except jwt.PyJWTError as error:
+            raise Unauthorized(_INVALID) from error
+        return _principal(claims, slug, key)
+
+    def _signing_key(self, token: str) -> VerificationKey | None:
+        """Our own key that must have signed this; None if the token's form is not that of a key of ours.
+
+        Raises:
+            UnknownSigningKey: the form is right, and the key is not known here.
+        """
+        header = tokens.read_header(token)
+        if header is None or "kid" not in header:
+            return None
+        key = self._keyring.get(header["kid"])
+        if key is None:
+            raise UnknownSigningKey
+        return key if header.get("alg") == key.algorithm else None
+
+
+def _principal(claims: dict[str, Any], slug: str, key: VerificationKey) -> Principal:
+    tenant_id, scope, tools = claims.get("tenant"), claims.get("scope"), claims.get("tools")
+    key_id, expires_at = claims["jti"], claims["exp"]
+    well_formed = (
+        isinstance(tenant_id, str)
+        and _HEX_ID.fullmatch(tenant_id)
+        and claims.get("slug") == slug
+        and isinstance(key_id, str)
+        and key_id
+        and isinstance(scope, str)
+        and isinstance(tools, list)
+        and all(isinstance(pattern, str) for pattern in tools)
+    )
+    if not well_formed:
+        raise Unauthorized(_INVALID)
+    return Principal(
+        tenant_id=str(tenant_id),
+        slug=slug,
+        key_id=key_id,
+        scopes=frozenset(str(scope).split()),
+        tools=tuple(tools or ()),
+        expires_at=min(float(expires_at), key.retired_at),
+    )
+
+
+def _add_earlier(revoked: dict[str, float], key_id: str, at: float) -> None:
+    known = revoked.get(key_id)
+    if known is None or at < known:
+        revoked[key_id] = at

@@ -1,0 +1,61 @@
+"""Secrets at rest: encrypted with the deployment's root, and bound to the record that they belong to."""
+
+from __future__ import annotations
+
+import os
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from pydantic import SecretStr
+
+from trunkline.errors import StartRefused
+
+_VERSION = 1
+_NONCE = 12
+"""Bytes (NIST SP 800-38D, section 8.2); random, and no root ever seals near 2^32 secrets."""
+
+
+class Sealer:
+    """AES-256-GCM under a key for one purpose, derived from the root by HKDF (RFC 5869).
+
+    A sealed secret is a byte of version, the nonce, and the ciphertext with its tag. Owner, record and version are
+    associated data: copied to another record, it does not open.
+
+    Raises:
+        StartRefused: there is no root.
+    """
+
+    def __init__(self, root: SecretStr, purpose: str) -> None:
+        secret = root.get_secret_value()
+        if not secret:
+            raise StartRefused("TRUNKLINE_SECRET_KEY is not set; secrets are encrypted with it.")
+        derive = HKDF(SHA256(), 32, salt=None, info=f"trunkline {purpose}".encode())
+        self._cipher = AESGCM(derive.derive(secret.encode()))
+        self._purpose = purpose
+
+    def seal(self, secret: bytes, owner: str, record: str) -> bytes:
+        """Encrypt the secret of `record`, which belongs to `owner` (a tenant's id, or `platform`)."""
+        nonce = os.urandom(_NONCE)
+        return bytes([_VERSION]) + nonce + self._cipher.encrypt(nonce, secret, self._bound_to(owner, record))
+
+    def open(self, sealed: bytes, owner: str, record: str) -> bytes:
+        """Decrypt what `seal` gave for the same owner and record.
+
+        Raises:
+            StartRefused: it was sealed under another root, for another record, or changed since.
+        """
+        nonce, ciphertext = sealed[1 : 1 + _NONCE], sealed[1 + _NONCE :]
+        try:
+            if sealed[:1] != bytes([_VERSION]):
+                raise InvalidTag
+            return self._cipher.decrypt(nonce, ciphertext, self._bound_to(owner, record))
+        except (InvalidTag, ValueError) as error:
+            raise StartRefused(
+                f"The {self._purpose} {record} cannot be decrypted: TRUNKLINE_SECRET_KEY is not the one it was "
+                "encrypted with."
+            ) from error
+
+    def _bound_to(self, owner: str, record: str) -> bytes:
+        return "\0".join((self._purpose, owner, record, str(_VERSION))).encode()

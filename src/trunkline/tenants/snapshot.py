@@ -1,0 +1,66 @@
+"""A tenant as it is kept in Redis: what the row holds, so that a deployment's defaults stay its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import orjson
+
+from trunkline.settings import Settings
+from trunkline.tenants.model import Limits, Tenant, ToolsetSwitch
+from trunkline.tenants.tables import TenantRow, ToolsetRow
+
+TOMBSTONE = b"null"
+"""The snapshot of a tenant that was deleted."""
+
+
+def default_limits(settings: Settings) -> Limits:
+    """The limits of a tenant that has none of its own."""
+    return Limits(
+        settings.tenant_rate, settings.tenant_burst, settings.tenant_in_flight, settings.tenant_sessions
+    )
+
+
+def encode(row: TenantRow, toolsets: Iterable[ToolsetRow]) -> bytes:
+    """The tenant's snapshot as of `row.version`; `toolsets` are in the order of their position."""
+    return orjson.dumps(
+        {
+            "id": row.id,
+            "slug": row.slug,
+            "name": row.name,
+            "access": row.access,
+            "status": row.status,
+            "limits": [row.rate, row.burst, row.in_flight, row.sessions],
+            "toolsets": [[toolset.name, toolset.enabled] for toolset in toolsets],
+            "version": row.version,
+        }
+    )
+
+
+def decode(snapshot: bytes, defaults: Limits) -> Tenant | None:
+    """The tenant that a snapshot holds; None if it was deleted."""
+    fields = orjson.loads(snapshot)
+    if fields is None:
+        return None
+    rate, burst, in_flight, sessions = fields["limits"]
+    return Tenant(
+        id=fields["id"],
+        slug=fields["slug"],
+        name=fields["name"],
+        access=fields["access"],
+        status=fields["status"],
+        limits=Limits(
+            defaults.rate if rate is None else rate,
+            defaults.burst if burst is None else burst,
+            defaults.in_flight if in_flight is None else in_flight,
+            defaults.sessions if sessions is None else sessions,
+        ),
+        toolsets=tuple(ToolsetSwitch(name, enabled) for name, enabled in fields["toolsets"]),
+        version=fields["version"],
+    )
+
+
+def version_of(snapshot: bytes) -> int:
+    """The version that a snapshot holds; 0 for a deleted tenant's."""
+    fields = orjson.loads(snapshot)
+    return 0 if fields is None else int(fields["version"])

@@ -1,0 +1,272 @@
+"""Tenants and what they have switched on: stored in Postgres, then told to Redis and every pod."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable, Mapping
+
+from sqlalchemy import BigInteger, cast, func, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
+from uuid_utils import uuid7
+
+from trunkline.db import Database, utcnow
+from trunkline.errors import Conflict, NotFound, TenantNotFound, UsageError
+from trunkline.settings import Settings
+from trunkline.streams.client import Redis
+from trunkline.tenants import snapshot
+from trunkline.tenants.announce import Announcer, RevokedKey
+from trunkline.tenants.model import Tenant, check_slug
+from trunkline.tenants.tables import KeyRow, TenantRow, ToolsetRow
+
+LONGEST_NAME = 200
+"""Characters of a tenant's, a key's or a toolset's name."""
+
+# What follows speaks to Postgres and leaves the commit to its caller.
+
+
+async def find(session: AsyncSession, slug: str) -> TenantRow | None:
+    """The tenant of that name, if there is one."""
+    return await session.scalar(select(TenantRow).where(TenantRow.slug == slug))
+
+
+async def read(session: AsyncSession, slug: str, *, to_change: bool = False) -> TenantRow:
+    """The tenant of that name; nobody else changes it within this transaction when it is read `to_change`.
+
+    Raises:
+        TenantNotFound: there is none.
+    """
+    query = select(TenantRow).where(TenantRow.slug == slug)
+    row = await session.scalar(query.with_for_update() if to_change else query)
+    if row is None:
+        raise TenantNotFound(f"There is no tenant {slug!r}.")
+    return row
+
+
+async def toolsets_of(session: AsyncSession, tenant_id: str) -> list[ToolsetRow]:
+    """The tenant's toolsets in the order of first switching on."""
+    query = select(ToolsetRow).where(ToolsetRow.tenant_id == tenant_id).order_by(ToolsetRow.position)
+    return list(await session.scalars(query))
+
+
+async def load_snapshot(session: AsyncSession, slug: str) -> bytes | None:
+    """The snapshot of the tenant as it is stored now; None if there is no such tenant."""
+    row = await find(session, slug)
+    return None if row is None else snapshot.encode(row, await toolsets_of(session, row.id))
+
+
+async def next_version(session: AsyncSession, known: int = 0) -> int:
+    """A version above `known` and above every version of an earlier tenant of the same name.
+
+    It follows the milliseconds of Postgres's clock, so that a snapshot that outlived its tenant, or a database
+    restored from a backup, never shadows what comes later.
+    """
+    clock = cast(func.extract("epoch", func.clock_timestamp()) * 1000, BigInteger)
+    return int(await session.scalar(select(func.greatest(clock, known + 1))) or 0)
+
+
+async def switch(session: AsyncSession, tenant_id: str, toolset: str, *, on: bool) -> None:
+    """Switch a toolset on or off; the tenant must have been read `to_change`.
+
+    Raises:
+        NotFound: it is to be switched off and never was on.
+    """
+    rows = await toolsets_of(session, tenant_id)
+    for row in rows:
+        if row.name == toolset:
+            row.enabled = on
+            return
+    if not on:
+        raise NotFound(f"The tenant has no toolset {toolset!r} switched on.")
+    position = 1 + max((row.position for row in rows), default=0)
+    session.add(ToolsetRow(tenant_id=tenant_id, name=toolset, position=position, enabled=True))
+
+
+Change = Callable[[AsyncSession, TenantRow], Awaitable[None]]
+
+
+class Tenants:
+    """What an operator does with tenants. Each method is one transaction, and then tells every pod.
+
+    Raises, from every method that changes something:
+        TenantNotFound: there is no such tenant.
+        Unavailable: Postgres is away and nothing has changed, or Redis is and the sentence says what is stored.
+    """
+
+    def __init__(self, settings: Settings, database: Database, redis: Redis) -> None:
+        self._defaults = snapshot.default_limits(settings)
+        self._database = database
+        self._announcer = Announcer(redis)
+
+    async def create(self, slug: str, name: str = "") -> Tenant:
+        """A new tenant with nothing switched on.
+
+        Raises:
+            UsageError: the slug breaks a rule.
+            Conflict: the slug is taken.
+        """
+        row = TenantRow(id=uuid7().hex, slug=check_slug(slug), name=check_name(name or slug))
+        row.access, row.status = "key", "active"
+        try:
+            async with self._database.transaction() as session:
+                row.version = await next_version(session)
+                session.add(row)
+        except IntegrityError as error:
+            raise Conflict(f"There is a tenant {slug!r} already.") from error
+        return await self._tell(row, snapshot.encode(row, ()))
+
+    async def list(self) -> tuple[Tenant, ...]:
+        """All tenants by slug."""
+        async with self._database.transaction() as session:
+            rows = list(await session.scalars(select(TenantRow).order_by(TenantRow.slug)))
+            switches = list(await session.scalars(select(ToolsetRow).order_by(ToolsetRow.position)))
+        of: dict[str, list[ToolsetRow]] = {row.id: [] for row in rows}
+        for toolset in switches:
+            of.setdefault(toolset.tenant_id, []).append(toolset)
+        return tuple(self._tenant(snapshot.encode(row, of[row.id])) for row in rows)
+
+    async def get(self, slug: str) -> Tenant:
+        """The tenant as Postgres has it."""
+        async with self._database.transaction() as session:
+            row = await read(session, slug)
+            return self._tenant(snapshot.encode(row, await toolsets_of(session, row.id)))
+
+    async def set(self, slug: str, changes: Mapping[str, str]) -> Tenant:
+        """Change what `settable` names; `default` takes a limit back to the deployment's default.
+
+        Raises:
+            UsageError: a name or value that cannot be; then nothing has changed.
+        """
+        values = parse_changes(changes)
+
+        async def change(_: AsyncSession, row: TenantRow) -> None:
+            for name, value in values.items():
+                setattr(row, name, value)
+
+        return await self._change(slug, change)
+
+    async def suspend(self, slug: str) -> Tenant:
+        """Refuse all its clients until it is resumed; nothing of it is lost."""
+        return await self._set_status(slug, "suspended")
+
+    async def resume(self, slug: str) -> Tenant:
+        """Serve its clients again."""
+        return await self._set_status(slug, "active")
+
+    async def enable(self, slug: str, toolset: str) -> Tenant:
+        """Switch a toolset on; one that was on before takes its old place again."""
+        check_name(toolset)
+        return await self._change(slug, lambda session, row: switch(session, row.id, toolset, on=True))
+
+    async def disable(self, slug: str, toolset: str) -> Tenant:
+        """Switch a toolset off.
+
+        Raises:
+            NotFound: it never was on.
+        """
+        return await self._change(slug, lambda session, row: switch(session, row.id, toolset, on=False))
+
+    async def delete(self, slug: str) -> None:
+        """Remove the tenant, its toolsets and its keys, for good; its audit log stays."""
+        try:
+            async with self._database.transaction() as session:
+                row = await read(session, slug, to_change=True)
+                now = utcnow()
+                live = select(KeyRow).where(KeyRow.tenant_id == row.id, KeyRow.expires_at > now)
+                keys = [
+                    RevokedKey(key.id, now.timestamp(), key.expires_at.timestamp())
+                    for key in await session.scalars(live)
+                ]
+                await session.delete(row)
+        except TenantNotFound:
+            # Perhaps it was deleted while Redis was away: then Redis still has it, and this is who repairs that.
+            await self._announcer.tenant_gone(slug, "")
+            raise
+        await self._announcer.tenant_gone(slug, row.id)
+        await self._announcer.keys_revoked(keys)
+
+    async def _set_status(self, slug: str, status: str) -> Tenant:
+        async def change(_: AsyncSession, row: TenantRow) -> None:
+            row.status = status
+
+        return await self._change(slug, change)
+
+    async def _change(self, slug: str, change: Change) -> Tenant:
+        async with self._database.transaction() as session:
+            row = await read(session, slug, to_change=True)
+            await change(session, row)
+            row.version = await next_version(session, row.version)
+            row.updated_at = utcnow()
+            await session.flush()
+            changed = snapshot.encode(row, await toolsets_of(session, row.id))
+        return await self._tell(row, changed)
+
+    async def _tell(self, row: TenantRow, changed: bytes) -> Tenant:
+        await self._announcer.tenant_changed(row.slug, row.id, row.version, changed)
+        return self._tenant(changed)
+
+    def _tenant(self, stored: bytes) -> Tenant:
+        tenant = snapshot.decode(stored, self._defaults)
+        assert tenant is not None, "a row is no tombstone"  # noqa: S101
+        return tenant
+
+
+def check_name(name: str) -> str:
+    """Give a name for people back if it is one.
+
+    Raises:
+        UsageError: it is empty, too long, or has characters that do not print.
+    """
+    if not name.strip() or len(name) > LONGEST_NAME or not name.isprintable():
+        raise UsageError(f"A name has 1 to {LONGEST_NAME} printable characters.")
+    return name
+
+
+def _access(value: str) -> str:
+    if value not in {"key", "public"}:
+        raise UsageError(f"access is key or public, not {value!r}.")
+    return value
+
+
+def _rate(value: str) -> float | None:
+    if value == "default":
+        return None
+    try:
+        rate = float(value)
+    except ValueError:
+        rate = math.nan
+    if not 0 < rate <= 1_000_000:
+        raise UsageError(f"A rate is a number of messages a second, 1000000 at most, or default; not {value!r}.")
+    return rate
+
+
+def _count(value: str) -> int | None:
+    if value == "default":
+        return None
+    if not (value.isascii() and value.isdigit() and len(value) <= 7 and 0 < int(value) <= 1_000_000):
+        raise UsageError(f"A limit is a whole number from 1 to 1000000, or default; not {value!r}.")
+    return int(value)
+
+
+settable: Mapping[str, Callable[[str], object]] = {
+    "name": check_name,
+    "access": _access,
+    "rate": _rate,
+    "burst": _count,
+    "in_flight": _count,
+    "sessions": _count,
+}
+"""What can be set of a tenant, and how its value is read."""
+
+
+def parse_changes(changes: Mapping[str, str]) -> dict[str, object]:
+    """The values to set.
+
+    Raises:
+        UsageError: there is nothing to set, or a name or value that cannot be.
+    """
+    unknown = [name for name in changes if name not in settable]
+    if unknown or not changes:
+        problem = f"{unknown[0]!r} cannot be set" if unknown else "There is nothing to set"
+        raise UsageError(f"{problem}; what can be set of a tenant: {', '.join(settable)}.")
+    return {name: settable[name](value) for name, value in changes.items()}
