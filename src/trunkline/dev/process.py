@@ -125,6 +125,16 @@ def eventually(condition: Callable[[], bool], seconds: float) -> bool:
     return True
 
 
+def last_words(log: Path) -> str:
+    """The line of a log that most likely says why its process ended."""
+    try:
+        lines = log.read_text(errors="replace").strip().splitlines()
+    except FileNotFoundError:
+        lines = []
+    telling = [line for line in lines if "FATAL" in line or "Fatal" in line] or lines
+    return telling[-1].strip() if telling else "it said nothing"
+
+
 def free_port(preferred: int = 0) -> int:
     """A port of 127.0.0.1 that nobody listens on: the preferred one if it is free."""
     if preferred and port_is_free("127.0.0.1", preferred):

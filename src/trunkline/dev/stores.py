@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from trunkline.dev.data import DataDirectory
 from trunkline.dev.postgres import Postgres
-from trunkline.dev.process import eventually, free_port
+from trunkline.dev.process import eventually, free_port, last_words
 from trunkline.dev.programs import find_postgres, find_valkey, readable_by
 from trunkline.dev.valkey import Valkey
 from trunkline.errors import StartRefused
@@ -35,7 +34,7 @@ class Stores:
         """A sentence on the first embedded store that has ended by itself; None while all run."""
         for store in self.embedded:
             if store.process is not None and store.process.poll() is not None:
-                return f"{store.title} ended by itself ({_last_words(store.log)}); its log is {store.log}."
+                return f"{store.title} ended by itself ({last_words(store.log)}); its log is {store.log}."
         return None
 
 
@@ -113,14 +112,8 @@ def _await(store: Postgres | Valkey, data: DataDirectory) -> None:
             _launch(store, data, name)
             continue
         break
-    raise StartRefused(f"{store.title} did not start: {_last_words(store.log)}. Its log is {store.log}.")
+    raise StartRefused(f"{store.title} did not start: {last_words(store.log)}. Its log is {store.log}.")
 
 
 def _ended(store: Postgres | Valkey) -> bool:
     return store.process is None or store.process.poll() is not None
-
-
-def _last_words(log: Path) -> str:
-    lines = log.read_text(errors="replace").strip().splitlines()
-    telling = [line for line in lines if "FATAL" in line or "Fatal" in line] or lines
-    return telling[-1].strip() if telling else "it said nothing"
