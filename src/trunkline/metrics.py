@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
+from http.server import HTTPServer
+from threading import Thread
 from typing import Final, Literal, get_args
 
-from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
+
+from trunkline.errors import StartRefused
 
 Refusal = Literal[
     "invalid_message",
@@ -178,6 +182,7 @@ class Metrics:
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self._exposed)
         ProcessCollector(registry=self._registry)
+        self._server: tuple[HTTPServer, Thread] | None = None
 
     def _api(self) -> None:
         accepts = self._counters("trunkline_accept", "Messages that came in.", "result", ("accepted", "refused"))
@@ -253,6 +258,28 @@ class Metrics:
     def render(self) -> bytes:
         """The page of `/metrics`, in the format that `content_type` names."""
         return generate_latest(self._registry)
+
+    def serve(self, port: int) -> None:
+        """Serve the page on a port of all addresses, from a thread: for a process that has no HTTP server.
+
+        Raises:
+            StartRefused: the port is taken.
+        """
+        try:
+            self._server = start_http_server(port, registry=self._registry)
+        except OSError as error:
+            raise StartRefused(
+                f"Metrics cannot be served on port {port}: {error.strerror}; set another TRUNKLINE_METRICS_PORT."
+            ) from error
+
+    def close(self) -> None:
+        """Stop serving the page."""
+        if self._server is not None:
+            server, thread = self._server
+            server.shutdown()
+            server.server_close()
+            thread.join()
+            self._server = None
 
     def _counter(self, name: str, text: str) -> Counter:
         counter = Counter()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import urllib.request
 from typing import get_args
 
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
+from trunkline.errors import StartRefused
 from trunkline.metrics import STATION_BUCKETS, Histogram, Metrics, Outcome, Refusal
 
 
@@ -129,3 +131,15 @@ def test_two_processes_in_one_interpreter_count_apart():
     api, worker = Metrics("api"), Metrics("worker")
     api.deliver_total.inc()
     assert value(worker, "trunkline_deliver_total") == 0
+
+
+def test_a_process_without_http_server_serves_its_page_on_a_port(free_port):
+    metrics = Metrics("worker")
+    metrics.serve(free_port)
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{free_port}/metrics", timeout=5) as answer:
+            assert b"trunkline_claim_total" in answer.read()
+        with pytest.raises(StartRefused, match="TRUNKLINE_METRICS_PORT"):
+            Metrics("worker").serve(free_port)
+    finally:
+        metrics.close()

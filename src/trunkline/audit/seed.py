@@ -54,7 +54,8 @@ def seed(
             "tenant": tenant,
             "actor": actor,
             "action": TOOL_CALL,
-            "target": target[:LONGEST_TEXT],
+            # Postgres keeps no NUL in a text.
+            "target": target[:LONGEST_TEXT].replace("\0", "\ufffd"),
             "session": session,
             "api_pod": pod,
             "request_id": request_id.decode()[:LONGEST_TEXT],

@@ -59,6 +59,10 @@ def test_a_seed_is_one_line_whatever_the_client_sends():
     assert b"\n" not in seed(**KNOWN | {"target": "a\nb", "request_id": b'"x\\ny"'})
 
 
+def test_a_name_that_postgres_could_not_keep_is_made_keepable():
+    assert orjson.loads(seed(**KNOWN | {"target": "a\0b"}))["target"] == "a\ufffdb"
+
+
 @given(st.dictionaries(st.text(), json_values, max_size=6))
 def test_the_order_of_keys_does_not_change_the_hash(arguments):
     assert arguments_hash(dict(reversed(arguments.items()))) == arguments_hash(arguments)

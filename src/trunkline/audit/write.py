@@ -1,0 +1,220 @@
+"""Writes audit events from the lanes' streams to Postgres: read at least once, one row each."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+import structlog
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from trunkline.audit.models import ensure_partitions
+from trunkline.db import Database
+from trunkline.errors import Unavailable
+from trunkline.metrics import Metrics
+from trunkline.streams.audit import AuditEntry
+
+log = structlog.get_logger("trunkline.audit")
+
+BATCH: Final = 500
+"""Events in one transaction."""
+READ: Final = 8_000
+"""Events in hand at once, about 4 MB."""
+BLOCK_MS: Final = 1_000
+FIRST_PAUSE: Final = 0.1
+LONGEST_PAUSE: Final = 5.0
+"""Seconds between tries while a store is away, before jitter."""
+PARTITIONS_EVERY: Final = 6 * 3600.0
+"""Seconds between looks at whether the coming months have their partitions."""
+
+# Postgres takes the events apart, so that it costs the worker next to nothing. The time is computed in integers: as
+# part of the primary key it must come out the same each time that an event is written.
+_INSERT: Final = text("""
+    INSERT INTO audit_events (occurred_at, id, tenant_id, actor, action, target, session_id, outcome, duration_ms,
+                              arguments_hash, api_pod, worker_pod, request_id)
+    SELECT timestamptz 'epoch' + (e ->> 'at')::bigint * interval '1 millisecond', (e ->> 'id')::uuid,
+           (e ->> 'tenant')::uuid, nullif(e ->> 'actor', ''), e ->> 'action', e ->> 'target',
+           nullif(e ->> 'session', ''), o, ms, e ->> 'hash', e ->> 'api_pod', nullif(w, ''), e ->> 'request_id'
+    FROM unnest(CAST(:seeds AS jsonb[]), CAST(:outcomes AS text[]), CAST(:durations AS float8[]),
+                CAST(:workers AS text[])) AS event (e, o, ms, w)
+    ON CONFLICT (occurred_at, id) DO NOTHING
+""")
+
+_BAD_DATA: Final = ("22", "23")
+"""SQLSTATE classes that blame the event itself: data exception, integrity violation."""
+
+
+class Feed(Protocol):
+    """Where events come from; `trunkline.streams.audit.AuditFeed` keeps them until they are acknowledged."""
+
+    async def read(self, limit: int, block_ms: int) -> list[AuditEntry]:
+        """Up to about `limit` events, waiting up to `block_ms` for the first."""
+
+    async def ack(self, entries: Sequence[AuditEntry]) -> None:
+        """Forget these."""
+
+
+class AuditWriter:
+    """One of any number of writers that share the work.
+
+    Guarantees: an event is acknowledged only after its row is committed, so none is lost while Postgres or Redis
+    is away; an event read twice is one row, because time and id come from where it happened. An entry that is no
+    event is logged and dropped, and holds nothing up.
+    """
+
+    def __init__(
+        self, feed: Feed, database: Database, metrics: Metrics, *, linger: float = 0.5, drain: float = 5.0
+    ) -> None:
+        self._feed = feed
+        self._database = database
+        self._metrics = metrics
+        self._linger = linger
+        """Seconds to let events gather, so that a call does not cost a transaction."""
+        self._drain = drain
+        """Seconds that `stop` leaves for what waits already."""
+        self._stopping = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._ended.set()
+        self._partitions_due = 0.0
+        self._away_since: float | None = None
+        self._pause = FIRST_PAUSE
+
+    async def stop(self) -> None:
+        """Have `run` write what waits already and return; takes `drain` seconds at most."""
+        self._stopping.set()
+        await self._ended.wait()
+
+    async def run(self) -> None:
+        """Write events until `stop`. What is left then is read by another writer, or by the next process."""
+        self._ended.clear()
+        loop = asyncio.create_task(self._loop())
+        stopping = asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait({loop, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            _, late = await asyncio.wait({loop}, timeout=self._drain)
+            if late:
+                log.warning("audit events are left to other writers")
+            else:
+                loop.result()
+        finally:
+            for task in (loop, stopping):
+                task.cancel()
+            await asyncio.gather(loop, stopping, return_exceptions=True)
+            self._ended.set()
+
+    async def _loop(self) -> None:
+        while not self._stopping.is_set():
+            entries = await self._read(BLOCK_MS)
+            await self._write(entries)
+            if 0 < len(entries) < BATCH:
+                await self._rest(self._linger)
+        while entries := await self._read(1):
+            if not await self._write(entries):
+                return
+
+    async def _read(self, block_ms: int) -> list[AuditEntry]:
+        started = time.monotonic()
+        with contextlib.suppress(Unavailable):
+            if entries := await self._feed.read(READ, block_ms):
+                return entries
+        if time.monotonic() - started < block_ms / 2000:
+            # Nothing, sooner than nothing could be known: Redis is away.
+            await self._rest(random.uniform(0.5, 1.0) * block_ms / 1000)  # noqa: S311 - jitter
+        return []
+
+    async def _write(self, entries: Sequence[AuditEntry]) -> bool:
+        """Write all of them, however long the stores are away; False when stopped before that."""
+        for start in range(0, len(entries), BATCH):
+            batch = entries[start : start + BATCH]
+            while not await self._written(batch):
+                if self._stopping.is_set():
+                    return False
+                await self._rest(self._pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+                self._pause = min(self._pause * 2, LONGEST_PAUSE)
+        return True
+
+    async def _written(self, batch: Sequence[AuditEntry]) -> bool:
+        try:
+            await self._prepare_partitions()
+            await self._insert(batch)
+        except (Unavailable, DBAPIError) as error:
+            self._note_outage(error)
+            return False
+        self._note_recovery()
+        # Should Redis be away now, the events are read and written again, to no effect.
+        with contextlib.suppress(Unavailable):
+            await self._feed.ack(batch)
+        return True
+
+    async def _prepare_partitions(self) -> None:
+        if time.monotonic() < self._partitions_due:
+            return
+        async with self._database.transaction() as session:
+            await ensure_partitions(session)
+        self._partitions_due = time.monotonic() + PARTITIONS_EVERY
+
+    async def _insert(self, batch: Sequence[AuditEntry]) -> None:
+        """Write the events of a batch and set aside what is none, halving the batch until that is found."""
+        started = time.perf_counter()
+        try:
+            rows = _columns(batch)
+            async with self._database.transaction() as session:
+                await session.execute(_INSERT, rows)
+        except (DBAPIError, KeyError, ValueError) as error:
+            if isinstance(error, DBAPIError) and not _sqlstate(error).startswith(_BAD_DATA):
+                raise
+            if len(batch) == 1:
+                self._set_aside(batch[0], error)
+                return
+            middle = len(batch) // 2
+            await self._insert(batch[:middle])
+            await self._insert(batch[middle:])
+        else:
+            self._metrics.audit_written_total.inc(len(batch))
+            self._metrics.audit_write_seconds.observe(time.perf_counter() - started)
+
+    def _set_aside(self, entry: AuditEntry, error: Exception) -> None:
+        self._metrics.audit_set_aside_total.inc()
+        reason = str(error.orig) if isinstance(error, DBAPIError) else repr(error)
+        log.error(
+            "an audit entry is no event; it is dropped",
+            lane=entry.lane,
+            entry=entry.entry_id.decode(),
+            fields=repr(entry.fields)[:2_000],
+            reason=reason,
+        )
+
+    def _note_outage(self, error: Exception) -> None:
+        if self._away_since is None:
+            self._away_since = time.monotonic()
+            log.warning("audit events wait for Postgres", reason=str(error))
+
+    def _note_recovery(self) -> None:
+        self._pause = FIRST_PAUSE
+        if self._away_since is not None:
+            log.info("audit events are written again", away_s=round(time.monotonic() - self._away_since, 1))
+            self._away_since = None
+
+    async def _rest(self, seconds: float) -> None:
+        """Wait, unless `stop` comes first."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), seconds)
+
+
+def _columns(batch: Sequence[AuditEntry]) -> dict[str, list[str] | list[float]]:
+    fields = [entry.fields for entry in batch]
+    return {
+        "seeds": [each[b"e"].decode() for each in fields],
+        "outcomes": [each[b"o"].decode() for each in fields],
+        "durations": [float(each[b"ms"]) for each in fields],
+        "workers": [each[b"w"].decode() for each in fields],
+    }
+
+
+def _sqlstate(error: DBAPIError) -> str:
+    return str(getattr(error.orig, "sqlstate", None) or "")
