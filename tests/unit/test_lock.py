@@ -1,0 +1,73 @@
+"""What a clone installs is fixed to the byte, and no file of the repository says from where."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.markers import Marker
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).resolve().parents[2]
+LOCK = (ROOT / "requirements.lock").read_text()
+ENTRY = re.compile(
+    r"(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^ ;\\]+)(?: ; (?P<marker>[^\\]+?))?"
+    r"(?P<hashes>(?: \\\n    --hash=sha256:[0-9a-f]{64})+)"
+)
+
+
+def locked() -> dict[str, list[Version]]:
+    found: dict[str, list[Version]] = {}
+    for entry in ENTRY.finditer(LOCK):
+        found.setdefault(canonicalize_name(entry["name"]), []).append(Version(entry["version"]))
+    return found
+
+
+def direct_requirements() -> list[Requirement]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    lines = [
+        *project["build-system"]["requires"],
+        *project["project"]["dependencies"],
+        *(line for extra in project["project"]["optional-dependencies"].values() for line in extra),
+        *(line for group in project["dependency-groups"].values() for line in group),
+    ]
+    return [Requirement(line) for line in lines]
+
+
+def test_every_line_of_the_lock_is_a_version_with_hashes_and_nothing_else() -> None:
+    assert ENTRY.sub("", LOCK).strip() == ""
+
+
+def test_the_lock_names_no_host_and_no_path() -> None:
+    assert not re.search(r"://|file:|@|--(?:extra-)?index|--find-links|(?:^|\s)[./~]", LOCK)
+
+
+def test_every_requirement_is_locked_once_for_all_platforms() -> None:
+    assert {name for name, versions in locked().items() if len(versions) > 1} == set()
+    for entry in ENTRY.finditer(LOCK):
+        if entry["marker"]:
+            Marker(entry["marker"])
+
+
+@pytest.mark.parametrize("requirement", direct_requirements(), ids=str)
+def test_a_direct_requirement_is_locked_at_a_version_that_it_allows(requirement: Requirement) -> None:
+    versions = locked().get(canonicalize_name(requirement.name), [])
+    assert versions
+    assert all(version in requirement.specifier for version in versions)
+
+
+@pytest.mark.parametrize("name", ["pyproject.toml", "scripts/_env", "scripts/lock", "scripts/dev", "scripts/test"])
+def test_what_installs_names_no_package_index(name: str) -> None:
+    assert not re.search(
+        r"index-url|find-links|pypi\.|https?://", (ROOT / name).read_text().replace("-emit-index-url", "")
+    )
+
+
+def test_continuous_integration_runs_what_people_run_and_nothing_else() -> None:
+    lines = (ROOT / ".ci" / "run").read_text().splitlines()
+    commands = [line for line in lines if line and not line.startswith(("#", "set ", "cd "))]
+    assert commands == ["scripts/lint", "scripts/test"]
