@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from trunkline.db import Database
-from trunkline.errors import UsageError, Unavailable
+from trunkline.errors import Unavailable
 from trunkline.settings import Settings
 from trunkline.tenants import snapshot as snapshots_of
 from trunkline.tenants.announce import TENANT
-from trunkline.tenants.model import Tenant, check_slug
+from trunkline.tenants.model import Tenant, is_label
 from trunkline.tenants.tenants import load_snapshot
 
 FRESH = 30.0
@@ -66,6 +66,8 @@ class _Entry:
     """When Postgres last gave it, or Redis first did."""
     fresh_until: float
     patient_until: float
+    """Until then nobody waits for a look; while the stores are away that is as long as it may be served."""
+    retry_at: float = float("-inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,7 @@ class TenantDirectory:
         self._postgres = asyncio.Semaphore(_AT_ONCE)
         self._waiting = 0
 
-    def peek(self, slug: str) -> Tenant | None | Missing:
+    def peek(self, slug: str) -> Tenant | Missing | None:
         """The tenant, or None for a name that is nobody's, or `MISSING` where only `get` can tell."""
         entry = self._entries.get(slug)
         if entry is not None:
@@ -112,14 +114,15 @@ class TenantDirectory:
         known = self.peek(slug)
         if not isinstance(known, Missing):
             return known
-        if not _possible(slug):
+        if not is_label(slug):
             return None
         entry = self._entries.get(slug)
         if entry is None:
             return await self._look(slug)
         self._entries.move_to_end(slug)
         if self._clock() < entry.patient_until:
-            self._start_look(slug)
+            if self._clock() >= entry.retry_at:
+                self._start_look(slug)
             return entry.tenant
         try:
             return await self._look(slug)
@@ -173,8 +176,8 @@ class TenantDirectory:
         try:
             found = await self._find(slug, confirm=entry is not None and began - entry.confirmed_at >= CONFIRM)
         except Unavailable:
-            if entry is not None and began - entry.looked_at < STALE:
-                entry.patient_until = min(began + RETRY, entry.looked_at + STALE)
+            if entry is not None:
+                entry.patient_until, entry.retry_at = entry.looked_at + STALE, self._clock() + RETRY
             raise
         if self._looks.get(slug) is look:
             self._remember(slug, found, began)
@@ -244,11 +247,3 @@ class TenantDirectory:
         self._entries[slug] = _Entry(found.tenant, began, confirmed_at, began + FRESH, began + PATIENT)
         if len(self._entries) > MOST_TENANTS:
             self._entries.popitem(last=False)
-
-
-def _possible(slug: str) -> bool:
-    try:
-        check_slug(slug)
-    except UsageError:
-        return False
-    return True

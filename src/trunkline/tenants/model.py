@@ -101,13 +101,18 @@ def public_principal(tenant: Tenant) -> Principal:
     return Principal(tenant.id, tenant.slug, "", SCOPES, ALL_TOOLS, float("inf"))
 
 
+def is_label(slug: str) -> bool:
+    """Whether anything of that name can exist at all; cheap, for names that strangers send."""
+    return _DNS_LABEL.fullmatch(slug) is not None
+
+
 def check_slug(slug: str) -> str:
     """Give the slug back if a tenant may be called that: a DNS label (RFC 1123, 2.1), not reserved.
 
     Raises:
         UsageError: with the rule that it breaks.
     """
-    if not _DNS_LABEL.fullmatch(slug):
+    if not is_label(slug):
         raise UsageError(
             f"{slug!r} cannot be a tenant's name: use 1 to 63 lower-case letters, digits and hyphens, "
             "with no hyphen at either end."
