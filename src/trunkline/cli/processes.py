@@ -37,8 +37,9 @@ def dev(
 ) -> None:
     """Run everything on this machine, with a demo tenant.
 
-    That is Postgres, Redis, an API pod, workers, and a key to call with. TRUNKLINE_DATABASE_URL and TRUNKLINE_REDIS_URL, where set, are used instead of stores of its own. When ready,
-    DIR/dev.json tells programs what the terminal tells people.
+    That is Postgres, Redis, an API pod, workers, and a key to call with. TRUNKLINE_DATABASE_URL and
+    TRUNKLINE_REDIS_URL, where set, are used instead of stores of its own. When ready, DIR/dev.json tells programs
+    what the terminal tells people.
     """
     from trunkline.dev.run import dev as run_dev
 
@@ -67,7 +68,8 @@ def worker(
 ) -> None:
     """Run one worker pod.
 
-    On SIGTERM or Ctrl-C it finishes what it has begun and ends. Servers given here are hosted besides those of TRUNKLINE_SERVERS.
+    On SIGTERM or Ctrl-C it finishes what it has begun and ends. Servers given here are hosted besides those of
+    TRUNKLINE_SERVERS.
     """
     from trunkline.settings import load_settings
 
