@@ -1,4 +1,4 @@
-"""The API pod's ASGI application: which address is answered by what, and the one place where errors become answers."""
+"""The API pod's ASGI application: which address is answered by what, and where errors become answers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from trunkline.settings import Settings
 log = structlog.get_logger(__name__)
 
 Handler = Callable[[Request], Awaitable[None]]
-TenantHandler = Callable[[Request, str], Awaitable[None]]
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _ALLOWED_HEADERS = (
@@ -44,15 +43,15 @@ class App:
         self._hosts = _LOOPBACK | {settings.public_host, *settings.allowed_hosts}
         self._all_origins = "*" in settings.allowed_origins
         self._origins = {settings.public_origin, *settings.allowed_origins}
-        self._tenant_routes: dict[str, dict[str, TenantHandler]] = {
+        self._tenant_routes: dict[str, dict[str, Handler]] = {
             "sse": {"GET": sse.connect},
             "messages": {"POST": sse.post},
             "tickets": {"POST": sse.issue_ticket},
         }
         self._routes: dict[str, dict[str, Handler]] = {
-            "/health": {"GET": health.health},
-            "/livez": {"GET": health.livez},
-            "/readyz": {"GET": health.readyz},
+            "/health": {"GET": health.health, "HEAD": health.health},
+            "/livez": {"GET": health.livez, "HEAD": health.livez},
+            "/readyz": {"GET": health.readyz, "HEAD": health.readyz},
             "/metrics": {"GET": health.metrics},
             "/.well-known/jwks.json": {"GET": health.jwks},
         }
@@ -77,26 +76,25 @@ class App:
                 await request.refuse(TrunklineError("Something went wrong here; it was logged."))
 
     async def _route(self, request: Request) -> None:
-        path = request.path
-        if path.startswith("/t/"):
-            slug, _, name = path[3:].rstrip("/").partition("/")
-            methods = self._tenant_routes.get(name)
-            if methods is None or not slug:
-                raise NotFound
-            if handler := methods.get(request.method):
-                await handler(request, slug)
-                return
+        methods = self._methods(request)
+        if handler := methods.get(request.method):
+            await handler(request)
+        elif request.method == "OPTIONS":
+            await self._preflight(request, ", ".join([*methods, "OPTIONS"]))
         else:
-            plain = self._routes.get(path.rstrip("/"))
-            if plain is None:
-                raise NotFound
-            if found := plain.get("GET" if request.method == "HEAD" else request.method):
-                await found(request)
-                return
-            methods = plain  # type: ignore[assignment]
-        if request.method != "OPTIONS":
             raise MethodNotAllowed(", ".join([*methods, "OPTIONS"]))
-        await self._preflight(request, [*methods, "OPTIONS"])
+
+    def _methods(self, request: Request) -> dict[str, Handler]:
+        """What answers at the request's address, by method; a trailing slash makes no difference."""
+        path = request.path.rstrip("/")
+        methods = self._routes.get(path)
+        if methods is None:
+            _, prefix, slug, name, *rest = [*path.split("/", 4), "", "", ""][:5]
+            methods = self._tenant_routes.get(name) if prefix == "t" and slug and not any(rest) else None
+            request.tenant = slug
+        if methods is None:
+            raise NotFound
+        return methods
 
     def _check_host(self, request: Request) -> None:
         """Answer for our own names alone: a page on another name must not reach us by DNS rebinding."""
@@ -119,12 +117,12 @@ class App:
             (b"vary", b"origin"),
         ]
 
-    async def _preflight(self, request: Request, methods: list[str]) -> None:
+    async def _preflight(self, request: Request, allow: str) -> None:
         """OPTIONS, without a key: what a browser may send (Fetch standard, CORS-preflight request)."""
         wanted = request.header(b"access-control-request-headers").lower()
         extra = [name.strip() for name in wanted.split(",") if name.strip().startswith("mcp-param-")]
         headers: Headers = [
-            (b"allow", ", ".join(methods).encode()),
+            (b"allow", allow.encode()),
             (b"access-control-allow-methods", b"GET, POST, DELETE"),
             (b"access-control-allow-headers", ", ".join([_ALLOWED_HEADERS, *extra]).encode()),
             (b"access-control-max-age", b"7200"),

@@ -18,7 +18,7 @@ from trunkline.streams.calls import Bounds
 from trunkline.streams.sessions import Owner
 from trunkline.tenants.directory import TenantDirectory
 from trunkline.tenants.model import Principal, Tenant, public_principal
-from trunkline.tenants.verify import Verifier
+from trunkline.tenants.verify import UnknownSigningKey, Verifier
 
 _MOST_REMEMBERED = 10_000
 PUBLIC = "public"
@@ -81,8 +81,9 @@ class Authenticator:
             raise Forbidden("This tenant is suspended.")
         return tenant
 
-    async def identify(self, request: Request, slug: str) -> Identity:
+    async def identify(self, request: Request) -> Identity:
         """Who sends this request, by its Authorization header (RFC 6750, section 2.1)."""
+        slug = request.tenant
         tenant = await self.find_tenant(slug)
         scheme, _, token = request.header(b"authorization").partition(" ")
         token = token.strip()
@@ -118,13 +119,14 @@ class Authenticator:
         principal = Principal(
             tenant.id, tenant.slug, fields["key_id"], frozenset(fields["scopes"]), tuple(fields["tools"]), expires
         )
-        self._verifier.check(principal)
+        if principal.expires_at <= time.time() or self._verifier.is_revoked(principal.key_id):
+            raise Unauthorized("The API key of this ticket has expired or was revoked.")
         return Identity.of(tenant, principal)
 
     async def _authenticate(self, token: str, slug: str) -> Principal:
         try:
             return self._verifier.verify(token, slug)
-        except Unauthorized:
+        except UnknownSigningKey:
             return await self._verifier.authenticate(token, slug)
 
     def _identity(self, tenant: Tenant, token: str, principal: Principal) -> Identity:

@@ -28,7 +28,7 @@ class Health:
         check_database: Callable[[], Awaitable[None]],
         connections: Connections,
         metrics: Metrics,
-        jwks: Callable[[], dict[str, object]],
+        jwks: Callable[[], object],
         pod: str,
     ) -> None:
         self._redis = redis

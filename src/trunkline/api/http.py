@@ -36,7 +36,7 @@ class ClientGone(Exception):
 class Request:
     """One HTTP request: what its route needs of it."""
 
-    __slots__ = ("cors", "headers", "method", "path", "receive", "scope", "send")
+    __slots__ = ("cors", "headers", "method", "path", "receive", "scope", "send", "tenant")
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope = scope
@@ -45,6 +45,8 @@ class Request:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.tenant = ""
+        """The name of the tenant in the path, for routes that have one."""
         self.cors: Headers = []
         """Headers that every answer to this request carries (Fetch standard, CORS protocol)."""
 
@@ -110,9 +112,7 @@ class Request:
     async def answer(self, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
         """Answer with a whole body."""
         length = (b"content-length", str(len(body)).encode())
-        await self.send(
-            {"type": "http.response.start", "status": status, "headers": [length, *headers, *self.cors]}
-        )
+        await self.send({"type": "http.response.start", "status": status, "headers": [length, *headers, *self.cors]})
         await self.send({"type": "http.response.body", "body": b"" if self.method == "HEAD" else body})
 
     async def answer_json(self, status: int, value: object) -> None:
@@ -153,7 +153,7 @@ class Protocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """The first byte of a request is there."""
         super().on_message_begin()
-        self.scope["extensions"] = {"trunkline.transport": self.transport}
+        self.scope["extensions"] = {"trunkline.transport": self.transport}  # type: ignore[dict-item]
         self._late.cancel()
         self._late = self.loop.call_later(self.HEAD_TIMEOUT, self.transport.abort)
 

@@ -7,7 +7,8 @@ import contextlib
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
+from typing import Any
 
 import structlog
 import uvicorn
@@ -22,15 +23,17 @@ from trunkline.api.health import Health
 from trunkline.api.http import Protocol
 from trunkline.api.sse import SseTransport
 from trunkline.db import Database
-from trunkline.errors import StartRefused
+from trunkline.errors import StartRefused, Unavailable
 from trunkline.logs import configure, default_pod
 from trunkline.metrics import Metrics
 from trunkline.settings import Settings
 from trunkline.streams.client import Redis
 from trunkline.streams.control import CallCancelled, Event, KeyRevoked, SigningKeysChanged, TenantChanged
+from trunkline.streams.revocations import Revocations
 from trunkline.streams.sessions import Sessions
 from trunkline.streams.snapshots import Snapshots
 from trunkline.tenants.directory import TenantDirectory
+from trunkline.tenants.signing import Keyring
 from trunkline.tenants.verify import Verifier
 
 _START_PATIENCE = 15.0
@@ -50,7 +53,13 @@ def serve(settings: Settings, host: str, port: int) -> None:
     configure(settings, "api")
     listener = listen(host, port)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(ApiProcess(settings, default_pod()).run(listener))
+        runner.run(_run(ApiProcess(settings, default_pod()), listener))
+
+
+async def _run(process: ApiProcess, listener: socket.socket) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, process.stop)
+    await process.run(listener)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -91,8 +100,7 @@ class ApiProcess:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self, listener: socket.socket) -> None:
-        """Serve until stopped."""
-        self._watch_signals()
+        """Serve until `stop`."""
         redis = await Redis.connect(self._settings, "api", patience=_START_PATIENCE)
         database = Database(self._settings.database_url, process="api")
         try:
@@ -102,25 +110,31 @@ class ApiProcess:
             await database.aclose()
             await redis.aclose()
 
+    def stop(self) -> None:
+        """Drain and end; called again, end without waiting for what is under way."""
+        if self._stop.is_set():
+            self._server.force_exit = True
+        self._stop.set()
+
     async def _compose(self, redis: Redis, database: Database) -> None:
         settings = self._settings
         self._metrics = Metrics("api", __version__)
         self._connections = Connections()
-        self._directory = TenantDirectory(database, Snapshots(redis), settings)
-        self._verifier = Verifier(settings, database, redis)
+        snapshots = Snapshots(redis)
+        self._directory = TenantDirectory(database, snapshots, settings)
+        self._keyring = Keyring(snapshots, database)
+        self._verifier = Verifier(settings, self._keyring, Revocations(redis), database)
         sessions = Sessions(redis, self._pod)
         authenticator = Authenticator(self._directory, self._verifier, settings)
         self._sse = SseTransport(redis, self._pod, authenticator, self._connections, sessions, self._metrics)
-        self._health = Health(
-            redis, database.ping, self._connections, self._metrics, self._verifier.jwks, self._pod
-        )
+        self._health = Health(redis, database.ping, self._connections, self._metrics, self._keyring.jwks, self._pod)
         self._forwarder = Forwarder(
             redis, self._pod, sessions, self._connections, self._metrics, self._heard, self._refresh
         )
         app = App(settings, self._sse, self._health, self._metrics)
         self._server = Server(
             uvicorn.Config(
-                app,  # type: ignore[arg-type] # our ASGI types are narrower than uvicorn's
+                app,
                 http=Protocol,
                 loop="none",
                 ws="none",
@@ -162,16 +176,6 @@ class ApiProcess:
         await asyncio.wait({serving})
         log.info("stopped")
 
-    def _watch_signals(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._signalled)
-
-    def _signalled(self) -> None:
-        if self._stop.is_set():
-            self._server.force_exit = True
-        self._stop.set()
-
     # What all pods hear.
 
     def _heard(self, event: Event) -> None:
@@ -183,7 +187,7 @@ class ApiProcess:
                 self._directory.forget(slug)
                 self._in_background(self._end_streams_of_tenant(slug))
             case SigningKeysChanged():
-                self._in_background(self._verifier.refresh())
+                self._in_background(self._refresh())
             case CallCancelled():
                 pass  # a worker's business
 
@@ -202,7 +206,8 @@ class ApiProcess:
     async def _refresh(self) -> None:
         """Learn what may have been missed while this pod could not listen."""
         self._directory.forget_all()
-        await self._verifier.refresh()
+        with contextlib.suppress(Unavailable):  # what was known stays
+            await self._verifier.refresh()
         for stream in self._connections:
             if self._verifier.is_revoked(stream.owner.principal):
                 stream.end("key revoked")
@@ -210,9 +215,10 @@ class ApiProcess:
     async def _keep_fresh(self) -> None:
         while True:
             await asyncio.sleep(_REFRESH_EVERY)
-            await self._verifier.refresh()
+            with contextlib.suppress(Unavailable):  # what was known stays
+                await self._verifier.refresh()
 
-    def _in_background(self, work: object) -> None:
-        task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[call-overload]
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

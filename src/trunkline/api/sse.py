@@ -1,7 +1,8 @@
 """The HTTP+SSE transport of MCP revision 2024-11-05: `GET /t/{tenant}/sse` and `POST /t/{tenant}/messages`.
 
-The GET opens a session, or resumes one by `Last-Event-ID` on whichever pod the client meets; the POST may meet any
-other pod. What a client posts is accepted (station 1), enqueued (2), and answered 202; its answer comes on the stream.
+The GET opens a session, or resumes one by `Last-Event-ID` on whichever pod the client meets; the POST may meet
+any other pod. What a client posts is accepted (station 1), enqueued (2), and answered 202; its answer comes on the
+stream.
 """
 
 from __future__ import annotations
@@ -87,11 +88,11 @@ class SseTransport:
         self.draining = False
         """Whether this pod is stopping and takes no new streams."""
 
-    # GET /t/{tenant}/sse
+    # The stream: GET of /t/{tenant}/sse
 
-    async def connect(self, request: Request, slug: str) -> None:
+    async def connect(self, request: Request) -> None:
         """Open a stream and hold it until the client leaves or the stream is ended."""
-        identity = await self._identify_stream(request, slug)
+        identity = await self._identify_stream(request)
         if self.draining:
             raise Unavailable("This server is stopping; connect again.", retry_after=1)
         if not _accepts_events(request.header(b"accept")):
@@ -103,11 +104,11 @@ class SseTransport:
         request.scope["headers"].clear()
         await self._hold(request, stream)
 
-    async def _identify_stream(self, request: Request, slug: str) -> Identity:
+    async def _identify_stream(self, request: Request) -> Identity:
         ticket = request.query("ticket")
         if not ticket or request.header(b"authorization"):
-            return await self._authenticator.identify(request, slug)
-        tenant = await self._authenticator.find_tenant(slug)
+            return await self._authenticator.identify(request)
+        tenant = await self._authenticator.find_tenant(request.tenant)
         return self._authenticator.redeem(tenant, await self._sessions.take_ticket(tenant.id, ticket))
 
     async def _open(self, request: Request, identity: Identity) -> Stream:
@@ -179,24 +180,24 @@ class SseTransport:
         for stream in self._connections:
             stream.end("draining")
 
-    # POST /t/{tenant}/tickets
+    # Tickets: POST to /t/{tenant}/tickets
 
-    async def issue_ticket(self, request: Request, slug: str) -> None:
+    async def issue_ticket(self, request: Request) -> None:
         """Give a browser, whose EventSource cannot send headers, a way to open one stream."""
-        identity = await self._authenticator.identify(request, slug)
+        identity = await self._authenticator.identify(request)
         ticket = await self._sessions.issue_ticket(identity.tenant.id, self._authenticator.stand_in(identity))
         document = {
             "ticket": ticket,
             "expires_in": self._settings.ticket_lifetime,
-            "sse_url": f"/t/{slug}/sse?ticket={ticket}",
+            "sse_url": f"/t/{request.tenant}/sse?ticket={ticket}",
         }
         await request.answer_json(201, document)
 
-    # POST /t/{tenant}/messages?session_id=...
+    # Messages: POST to /t/{tenant}/messages, with the session in the query
 
-    async def post(self, request: Request, slug: str) -> None:
+    async def post(self, request: Request) -> None:
         """Accept one message: 202 means that a request gets exactly one answer."""
-        identity = await self._authenticator.identify(request, slug)
+        identity = await self._authenticator.identify(request)
         session = request.query("session_id")
         if not session:
             raise MissingSessionId
@@ -276,4 +277,3 @@ def _accepts_events(accept: str) -> bool:
         if media in {"text/event-stream", "text/*", "*/*"}:
             return not refused
     return False
-

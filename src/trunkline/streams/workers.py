@@ -31,19 +31,19 @@ class Pulse(threading.Thread):
         self._settings = settings
         self._worker = worker
         self._key = Keys(settings).workers
-        self._stop = threading.Event()
+        self._stopped = threading.Event()
 
     def run(self) -> None:
         """Beat every second until stopped; Redis being away only makes the beats fail."""
         client = redis_sync.Redis.from_url(self._settings.redis_url, socket_timeout=2, socket_connect_timeout=2)
         try:
-            while not self._stop.is_set():
+            while not self._stopped.is_set():
                 started = time.monotonic()
                 try:
                     client.eval(source("beat"), 1, self._key, self._worker, LIFETIME_MS, 0)
                 except redis_sync.RedisError:
                     client.close()
-                self._stop.wait(max(_BEAT_EVERY - (time.monotonic() - started), 0.1))
+                self._stopped.wait(max(_BEAT_EVERY - (time.monotonic() - started), 0.1))
             client.zrem(self._key, self._worker)
         except redis_sync.RedisError:
             return  # it expires by itself
@@ -52,5 +52,5 @@ class Pulse(threading.Thread):
 
     def stop(self) -> None:
         """End the life, visibly at once."""
-        self._stop.set()
+        self._stopped.set()
         self.join(timeout=5)

@@ -100,6 +100,11 @@ class Catalog:
         self._members.clear()
         await self._stack.__aexit__(kind, error, trace)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What can be switched on here."""
+        return tuple(each.name for each in self._toolsets)
+
     def server_for(self, switches: tuple[Switch, ...]) -> Hosted:
         """The server for tenants with these switches, in the order in which they were first switched on.
 

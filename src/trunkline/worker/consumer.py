@@ -11,7 +11,7 @@ import structlog
 from trunkline.envelope import Call, Caller
 from trunkline.errors import REQUEST_TIMEOUT, TrunklineError, Unavailable
 from trunkline.logs import stations
-from trunkline.metrics import Metrics
+from trunkline.metrics import Metrics, Outcome
 from trunkline.streams.calls import Calls, LaneReader
 from trunkline.streams.client import Redis
 from trunkline.streams.clock import RedisClock
@@ -225,10 +225,13 @@ class Consumer:
 
     def _expire(self, running: Running) -> None:
         self._answer_instead(
-            running, REQUEST_TIMEOUT, "The call was not finished in time; whether it took effect is unknown.", "timeout"
+            running,
+            REQUEST_TIMEOUT,
+            "The call was not finished in time; whether it took effect is unknown.",
+            "timeout",
         )
 
-    def _answer_instead(self, running: Running, code: int, text: str, outcome: str) -> None:
+    def _answer_instead(self, running: Running, code: int, text: str, outcome: Outcome) -> None:
         """Answer now what a tool has not; it is cancelled, but a blocking one keeps its slot until it returns."""
         if running.over:
             return
@@ -236,9 +239,9 @@ class Consumer:
         request_id = orjson.loads(running.call.body).get("id")
         error = internal_error(text)
         error.code = code
-        self._metrics.executed("timeout" if outcome == "timeout" else "error")
+        self._metrics.executed(outcome)
         publishing = asyncio.create_task(
-            self._outbox.publish(running.call, error_message(request_id, error), outcome)  # type: ignore[arg-type]
+            self._outbox.publish(running.call, error_message(request_id, error), outcome)
         )
         self._answering.add(publishing)
         publishing.add_done_callback(self._answering.discard)
@@ -264,4 +267,3 @@ class Consumer:
             )  # fmt: skip
         if left:
             await asyncio.wait([running.task for running in left], timeout=5)
-

@@ -30,6 +30,7 @@ from mcp_types.version import LATEST_HANDSHAKE_VERSION
 from trunkline import CurrentTenant, current_tenant_var
 from trunkline.envelope import Call, Caller
 from trunkline.errors import INTERNAL_ERROR
+from trunkline.metrics import Outcome
 from trunkline.toolsets.access import allowed, filter_listing
 from trunkline.toolsets.catalog import Catalog, Hosted, Switch
 from trunkline.worker.context import SessionContext, decode_context
@@ -48,8 +49,7 @@ class Answer:
 
     message: bytes
     """The JSON-RPC response; empty for a notification."""
-    outcome: str
-    """ok, tool_error or error."""
+    outcome: Outcome
     context: bytes = b""
     """The session's new context, where the call changed it."""
 
@@ -90,8 +90,9 @@ class CallContext:
         """Report progress, if the client asked for it (specification, basic/utilities/progress)."""
         if self._progress_token is None:
             return
-        params = {"progressToken": self._progress_token, "progress": progress, "total": total, "message": message}
-        await self.notify("notifications/progress", {key: value for key, value in params.items() if value is not None})
+        fields = {"progressToken": self._progress_token, "progress": progress, "total": total, "message": message}
+        params = {key: value for key, value in fields.items() if value is not None}
+        await self.notify("notifications/progress", params)
 
     async def send_raw_request(
         self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None
@@ -110,9 +111,7 @@ class Executor:
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
 
-    async def execute(
-        self, call: Call, caller: Caller, switches: tuple[Switch, ...], notify: NotifyClient
-    ) -> Answer:
+    async def execute(self, call: Call, caller: Caller, switches: tuple[Switch, ...], notify: NotifyClient) -> Answer:
         """Run one message to its end.
 
         An error of the tool, the server or the message becomes the answer; only cancellation is raised.
@@ -144,7 +143,8 @@ async def _request(
     method: str,
     params: dict[str, Any],
 ) -> Answer:
-    outcome, changed = "ok", b""
+    outcome: Outcome = "ok"
+    changed = b""
     try:
         if method == "tools/call" and not allowed(caller.tools, str(params.get("name"))):
             raise MCPError(code=INVALID_PARAMS, message=f"Unknown tool: {params.get('name')}")
@@ -202,7 +202,7 @@ def _user(encoded: bytes) -> AuthenticatedUser | None:
         return None
     return AuthenticatedUser(
         AccessToken(
-            token="",  # noqa: S106 - on purpose
+            token="",
             client_id=caller.key_id,
             scopes=list(caller.scopes),
             expires_at=caller.expires_at,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from typing import Any
 
 import anyio.to_thread
 import structlog
@@ -40,7 +41,13 @@ def work(settings: Settings) -> None:
     configure(settings, "worker")
     catalog = Catalog(gather(settings.servers))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(WorkerProcess(settings, default_pod(), catalog).run())
+        runner.run(_run(WorkerProcess(settings, default_pod(), catalog)))
+
+
+async def _run(process: WorkerProcess) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, process.stop)
+    await process.run()
 
 
 class WorkerProcess:
@@ -51,12 +58,11 @@ class WorkerProcess:
         self._worker = worker
         self._catalog = catalog
         self._stop = asyncio.Event()
+        self._main: asyncio.Task[Any] | None = None
 
     async def run(self) -> None:
-        """Work until stopped."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._signalled, asyncio.current_task())
+        """Work until `stop`."""
+        self._main = asyncio.current_task()
         anyio.to_thread.current_default_thread_limiter().total_tokens = self._settings.concurrency
         redis = await Redis.connect(self._settings, "worker", patience=_START_PATIENCE)
         database = Database(self._settings.database_url, process="worker")
@@ -71,6 +77,12 @@ class WorkerProcess:
             await database.aclose()
             await redis.aclose()
 
+    def stop(self) -> None:
+        """Drain and end; called again, end without waiting for what runs."""
+        if self._stop.is_set() and self._main is not None:
+            self._main.cancel()
+        self._stop.set()
+
     async def _compose(self, redis: Redis, database: Database) -> None:
         self._metrics = Metrics("worker", __version__)
         if self._settings.metrics_port:
@@ -79,14 +91,14 @@ class WorkerProcess:
         self._consumer = Consumer(redis, self._worker, Executor(self._catalog), self._directory, self._metrics)
         self._subscriber = Subscriber(redis, [redis.keys.control], self._received, self._subscribed)
         self._feed = AuditFeed(redis, self._worker)
-        self._writer = AuditWriter(self._feed, database, metrics=self._metrics)
+        self._writer = AuditWriter(self._feed, database, self._metrics)
 
     async def _work(self) -> None:
         consuming = asyncio.create_task(self._consumer.run(), name="consumer")
         side = [
+            asyncio.create_task(self._writer.run(), name="audit"),
             asyncio.create_task(self._subscriber.run(), name="subscriber"),
             asyncio.create_task(self._consumer.keep(), name="sweep"),
-            asyncio.create_task(self._writer.run(), name="audit"),
         ]
         stopping = asyncio.create_task(self._stop.wait(), name="stop")
         log.info("working", concurrency=self._settings.concurrency, toolsets=self._catalog.names)
@@ -106,11 +118,6 @@ class WorkerProcess:
         for outcome in outcomes:
             if isinstance(outcome, Exception):
                 raise outcome
-
-    def _signalled(self, main: asyncio.Task[None]) -> None:
-        if self._stop.is_set():
-            main.cancel()
-        self._stop.set()
 
     def _received(self, _channel: bytes, payload: bytes) -> None:
         event: Event | None = decode(payload)
