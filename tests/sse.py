@@ -39,7 +39,9 @@ class Event:
 class Stream:
     """An open stream, its session, and posts to it."""
 
-    def __init__(self, base: str, http: httpx2.AsyncClient, response: httpx2.Response, headers: dict[str, str]) -> None:
+    def __init__(
+        self, base: str, http: httpx2.AsyncClient, response: httpx2.Response, headers: dict[str, str]
+    ) -> None:
         self.base = base
         self.http = http
         self.response = response

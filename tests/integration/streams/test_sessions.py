@@ -108,7 +108,10 @@ async def test_a_ticket_opens_once_and_only_at_its_tenant(wire: Wire) -> None:
 async def test_every_key_of_a_session_expires(wire: Wire) -> None:
     await _answer(wire, 1)
     await wire.accept()
-    for key in (*wire.redis.keys.session(wire.owner.tenant, wire.session), wire.redis.keys.tenant(wire.owner.tenant).sessions):
+    for key in (
+        *wire.redis.keys.session(wire.owner.tenant, wire.session),
+        wire.redis.keys.tenant(wire.owner.tenant).sessions,
+    ):
         assert await wire.redis.command("PTTL", key) > 0, key
 
 
