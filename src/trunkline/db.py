@@ -193,9 +193,7 @@ def _migrations() -> Path:
     raise StartRefused("The migrations are missing from this installation; install trunkline again.")
 
 
-def _engine(
-    url: str, process: str, *, command_timeout: float | None = STATEMENT_TIMEOUT, **pool: Any
-) -> AsyncEngine:
+def _engine(url: str, process: str, *, command_timeout: float | None = STATEMENT_TIMEOUT, **pool: Any) -> AsyncEngine:
     address, arguments = _asyncpg(url)
     arguments.setdefault("timeout", CONNECT_TIMEOUT)
     return create_async_engine(

@@ -11,7 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from trunkline.audit.models import AuditEvent, ensure_partitions
-from trunkline.db import Database, check_schema, downgrade, migrate
+from trunkline.db import MIGRATION_LOCK, Database, check_schema, downgrade, migrate
 from trunkline.errors import StartRefused, Unavailable
 
 TABLES = {"tenants", "tenant_toolsets", "api_keys", "signing_keys", "audit_events", "audit_events_default"}
@@ -69,15 +69,13 @@ def test_four_processes_migrate_at_once(empty_database: str) -> None:
     check_schema(empty_database)
 
 
-def test_a_migration_waits_for_another_one_only_so_long(
-    empty_database: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_migration_waits_for_another_one_only_so_long(empty_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trunkline.db.MIGRATION_WAIT", 0.2)
 
     async def hold_the_lock() -> None:
         engine = create_async_engine(empty_database.replace("postgresql:", "postgresql+asyncpg:", 1))
         async with engine.connect() as connection:
-            await connection.execute(text("SELECT pg_advisory_lock(0x7472756E6B)"))
+            await connection.execute(text(f"SELECT pg_advisory_lock({MIGRATION_LOCK})"))
             with pytest.raises(Unavailable, match="Another process has been migrating"):
                 await asyncio.to_thread(migrate, empty_database)
         await engine.dispose()
@@ -123,6 +121,34 @@ async def test_a_failed_block_leaves_nothing_behind(database_url: str) -> None:
     async with database.transaction() as session:
         assert await session.scalar(text("SELECT count(*) FROM audit_events")) == 0
     await database.aclose()
+
+
+async def test_a_connection_that_is_cut_gives_one_sentence_and_the_next_transaction_works(database_url: str) -> None:
+    database, other = Database(database_url), Database(database_url)
+
+    async def be_cut() -> None:
+        async with database.transaction() as session:
+            mine = await session.scalar(text("SELECT pg_backend_pid()"))
+            async with other.transaction() as killer:
+                await killer.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": mine})
+            await session.execute(text("SELECT 1"))
+
+    with pytest.raises(Unavailable, match="went away"):
+        await be_cut()
+    await database.ping()
+    await database.aclose()
+    await other.aclose()
+
+
+async def test_idle_connections_that_were_cut_are_replaced_unnoticed(database_url: str) -> None:
+    database, other = Database(database_url), Database(database_url)
+    async with database.transaction() as session:
+        mine = await session.scalar(text("SELECT pg_backend_pid()"))
+    async with other.transaction() as killer:
+        await killer.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": mine})
+    await database.ping()
+    await database.aclose()
+    await other.aclose()
 
 
 async def test_a_new_partition_takes_in_what_the_default_one_caught(database_url: str) -> None:

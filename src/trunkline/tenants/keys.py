@@ -99,9 +99,7 @@ class Keys:
         Raises:
             UsageError: a scope, a pattern, the name or the lifetime cannot be.
         """
-        wanted = _Wanted(
-            check_name(name or "key"), check_scopes(scopes), check_tools(tools), check_lifetime(expires)
-        )
+        wanted = _Wanted(check_name(name or "key"), check_scopes(scopes), check_tools(tools), check_lifetime(expires))
         async with self._database.transaction() as session:
             tenant = await read(session, slug)
             token, row, published = await self._add(session, tenant, wanted)

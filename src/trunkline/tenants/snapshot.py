@@ -16,9 +16,7 @@ TOMBSTONE = b"null"
 
 def default_limits(settings: Settings) -> Limits:
     """The limits of a tenant that has none of its own."""
-    return Limits(
-        settings.tenant_rate, settings.tenant_burst, settings.tenant_in_flight, settings.tenant_sessions
-    )
+    return Limits(settings.tenant_rate, settings.tenant_burst, settings.tenant_in_flight, settings.tenant_sessions)
 
 
 def encode(row: TenantRow, toolsets: Iterable[ToolsetRow]) -> bytes:
