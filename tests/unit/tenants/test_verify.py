@@ -398,7 +398,5 @@ def test_a_jwk_is_what_rfc_8037_says() -> None:
         "x": base64.urlsafe_b64encode(PUBLIC).rstrip(b"=").decode(),
     }
     token = key().removeprefix("tlk_")
-    decoded = jwt.decode(
-        token, jwt.PyJWK(jwk).key, algorithms=["EdDSA"], audience="https://mcp.example.com/t/acme"
-    )
+    decoded = jwt.decode(token, jwt.PyJWK(jwk).key, algorithms=["EdDSA"], audience="https://mcp.example.com/t/acme")
     assert orjson.dumps(decoded)
