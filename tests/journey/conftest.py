@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass, field
 
-import httpx2
 import pytest
-
 from tests.sse import PATIENCE
+
 from trunkline.api.run import ApiProcess, listen
 from trunkline.db import Database
 from trunkline.settings import Settings
@@ -31,32 +29,30 @@ class Platform:
     redis: Redis
     key: str = ""
     _running: dict[asyncio.Task[None], ApiProcess | WorkerProcess] = field(default_factory=dict)
-    _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
 
     async def api(self, **changes: object) -> str:
-        """Start an API pod and wait until it listens to Redis; its URL."""
+        """Start an API pod and wait until it hears Redis; its URL."""
         listener = listen("127.0.0.1", 0)
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         process = ApiProcess(self.settings.model_copy(update=changes), f"api-{len(self._running)}")
-        self._running[asyncio.create_task(process.run(listener))] = process
-        await until(lambda: _ready(url))
+        await self._start(process, process.run(listener))
         return url
 
     async def worker(self, *servers: str, **changes: object) -> WorkerProcess:
-        """Start a worker that hosts the builtin toolset and `servers`, and wait until it gives signs of life."""
-        before = await self.workers()
+        """Start a worker that hosts the builtin toolset and `servers`, and wait until it claims calls."""
         settings = self.settings.model_copy(update=changes)
         process = WorkerProcess(settings, f"worker-{len(self._running)}", Catalog(gather(servers)))
-        self._running[asyncio.create_task(process.run())] = process
-
-        async def alive() -> bool:
-            return await self.workers() > before
-
-        await until(alive)
+        await self._start(process, process.run())
         return process
 
-    async def workers(self) -> int:
-        return int(await self.redis.command("ZCARD", self.redis.keys.workers))
+    async def _start(self, process: ApiProcess | WorkerProcess, running: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(running)
+        self._running[task] = process
+        ready = asyncio.create_task(process.ready.wait())
+        await asyncio.wait({task, ready}, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            task.result()
+        assert ready.done(), "the process did not start in time"
 
     async def stop(self, process: ApiProcess | WorkerProcess) -> None:
         """Drain one pod and wait for its end."""
@@ -74,18 +70,6 @@ class Platform:
             process.stop()
         async with asyncio.timeout(PATIENCE * 2):
             await asyncio.gather(*self._running)
-
-
-async def _ready(url: str) -> bool:
-    async with httpx2.AsyncClient(trust_env=False) as http:
-        return (await http.get(f"{url}/readyz")).status_code == 200
-
-
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Wait until a condition holds."""
-    async with asyncio.timeout(PATIENCE):
-        while not await condition():
-            await asyncio.sleep(0.02)
 
 
 @pytest.fixture

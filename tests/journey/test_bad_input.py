@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 import httpx2
 import orjson
 import pytest
-
 from tests.journey.conftest import Platform
 from tests.sse import PATIENCE, Stream, connect, text_of
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from tests.journey.conftest import Platform
 from tests.sse import connect, text_of
 

@@ -97,6 +97,8 @@ class ApiProcess:
         self._settings = settings
         self._pod = pod
         self._stop = asyncio.Event()
+        self.ready = asyncio.Event()
+        """Set when this pod serves and hears what is published for it."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self, listener: socket.socket) -> None:
@@ -147,7 +149,6 @@ class ApiProcess:
                 timeout_graceful_shutdown=int(settings.drain_timeout),
             )
         )
-        await self._refresh()
 
     async def _serve(self, listener: socket.socket) -> None:
         forwarding = asyncio.create_task(self._forwarder.run(), name="forwarder")
@@ -208,6 +209,7 @@ class ApiProcess:
         self._directory.forget_all()
         with contextlib.suppress(Unavailable):  # what was known stays
             await self._verifier.refresh()
+        self.ready.set()
         for stream in self._connections:
             if self._verifier.is_revoked(stream.owner.principal):
                 stream.end("key revoked")

@@ -21,7 +21,7 @@ from trunkline.tenants.directory import TenantDirectory
 from trunkline.tenants.model import Tenant
 from trunkline.worker.executor import Answer, Executor, error_message, internal_error
 
-_BLOCK_MS = 1_000
+_BLOCK_MS = 500
 """How long one look at empty lanes takes; also the longest that a stop waits for it."""
 _SWEEP_EVERY = 1.0
 _SWEEP_GRACE_MS = 2_000

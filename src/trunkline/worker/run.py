@@ -58,6 +58,8 @@ class WorkerProcess:
         self._worker = worker
         self._catalog = catalog
         self._stop = asyncio.Event()
+        self.ready = asyncio.Event()
+        """Set when this worker claims calls and hears of cancellations."""
         self._main: asyncio.Task[Any] | None = None
 
     async def run(self) -> None:
@@ -129,3 +131,4 @@ class WorkerProcess:
 
     async def _subscribed(self) -> None:
         self._directory.forget_all()
+        self.ready.set()
