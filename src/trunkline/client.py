@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,9 +20,12 @@ from trunkline import __version__
 from trunkline.errors import TrunklineError, UsageError
 
 _CONNECT_TIMEOUT = 5.0
+HANDSHAKE_TIMEOUT = 30.0
+"""Seconds from connecting to the answer of `initialize`."""
 _SILENCE_TIMEOUT = 300.0
 """Seconds without a byte after which a stream is dead; ours carries a comment every 15 s."""
 _LONGEST_REASON = 500
+_CLIENT = Implementation(name="trunkline", version=__version__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,32 +91,31 @@ class _Attempt:
         self._key = key
 
     async def converse(self, tool: str, arguments: dict[str, Any]) -> CallToolResult:
-        if self._sse:
-            async with (
-                sse_client(
-                    self.url,
-                    headers=self._headers(),
-                    timeout=_CONNECT_TIMEOUT,
-                    sse_read_timeout=_SILENCE_TIMEOUT,
-                    httpx_client_factory=self._http,
-                ) as streams,
-                self._session(*streams) as session,
-            ):
-                await session.initialize()
-                return await session.call_tool(tool, arguments)
+        # A stream that breaks before its endpoint event leaves the SDK's client waiting for ever.
         async with (
-            self._http(self._headers()) as http,
-            streamable_http_client(self.url, http_client=http) as streams,
-            self._session(*streams) as session,
+            asyncio.timeout(HANDSHAKE_TIMEOUT) as handshake,
+            self._streams() as (read, write),
+            ClientSession(read, write, client_info=_CLIENT) as session,
         ):
             await session.initialize()
+            handshake.reschedule(None)
             return await session.call_tool(tool, arguments)
 
-    def _session(self, read: Any, write: Any) -> ClientSession:
-        return ClientSession(read, write, client_info=Implementation(name="trunkline", version=__version__))
-
-    def _headers(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self._key}"} if self._key else {}
+    @asynccontextmanager
+    async def _streams(self) -> AsyncIterator[Any]:
+        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        if self._sse:
+            async with sse_client(
+                self.url,
+                headers=headers,
+                timeout=_CONNECT_TIMEOUT,
+                sse_read_timeout=_SILENCE_TIMEOUT,
+                httpx_client_factory=self._http,
+            ) as streams:
+                yield streams
+        else:
+            async with self._http(headers) as http, streamable_http_client(self.url, http_client=http) as streams:
+                yield streams
 
     def _http(
         self,
@@ -182,7 +185,7 @@ def _explain(error: BaseException, origin: str) -> TrunklineError:
             return TrunklineError(f"The server answered with an error: {error}")
         case httpx2.ConnectError() | httpx2.ConnectTimeout():
             return TrunklineError(f"Nothing answers at {origin}; check the address and that the server runs.")
-        case httpx2.TimeoutException():
+        case httpx2.TimeoutException() | TimeoutError():
             return TrunklineError(f"{origin} accepts connections and does not answer in time; try again later.")
         case MCPError() | httpx2.HTTPError() | OSError():
             return TrunklineError(
