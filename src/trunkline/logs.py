@@ -127,6 +127,8 @@ def _processors(process: str, pod: str, *, readable: bool, colors: bool) -> list
 
 
 def _to_json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
+    # What every line has comes first, so that a person finds it.
+    event = {name: event.pop(name, None) for name in ("timestamp", "level", "event", "process", "pod")} | event
     try:
         return orjson.dumps(event, default=repr, option=orjson.OPT_NON_STR_KEYS).decode()
     except orjson.JSONEncodeError:
