@@ -128,12 +128,12 @@ def _processors(process: str, pod: str, *, readable: bool, colors: bool) -> list
 
 def _to_json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
     # What every line has comes first, so that a person finds it.
-    event = {name: event.pop(name, None) for name in ("timestamp", "level", "event", "process", "pod")} | event
+    line = {name: event.pop(name, None) for name in ("timestamp", "level", "event", "process", "pod")} | dict(event)
     try:
-        return orjson.dumps(event, default=repr, option=orjson.OPT_NON_STR_KEYS).decode()
+        return orjson.dumps(line, default=repr, option=orjson.OPT_NON_STR_KEYS).decode()
     except orjson.JSONEncodeError:
         # A lone surrogate or an integer beyond 64 bits: the line matters more than the microseconds.
-        text = json.dumps(event, default=repr, skipkeys=True, ensure_ascii=False)
+        text = json.dumps(line, default=repr, skipkeys=True, ensure_ascii=False)
         return text.encode("utf-8", "replace").decode()
 
 
