@@ -28,13 +28,14 @@ class Address:
 def describe(address: Address, dev_json: Path) -> str:
     """The whole text, ready to print."""
     first_call = f"""{_command()} call {address.sse_url} add '{{"a": 3, "b": 5}}'"""
-    parts = [
+    parts = [f"{title}:\n\n{_indented(text)}" for title, text in client_snippets(address).items()]
+    # Last, where the eye is: the rest has scrolled away.
+    parts += [
         f"Trunkline is ready at {address.url}",
         f"  SSE URL  {address.sse_url}\n  API key  {address.api_key}",
         f"Call a tool:\n\n  export TRUNKLINE_API_KEY={address.api_key}\n  {first_call}",
+        f"All of this for programs: {dev_json}\nCtrl-C stops everything; the data stays for the next start.",
     ]
-    parts += [f"{title}:\n\n{_indented(text)}" for title, text in client_snippets(address).items()]
-    parts.append(f"All of this for programs: {dev_json}\nCtrl-C stops everything; the data stays for the next start.")
     return "\n\n".join(parts) + "\n"
 
 
