@@ -317,8 +317,9 @@ def run_as(uid: int, gid: int, work: Callable[[], str]) -> str:
             os.setgroups([])
             os.setgid(gid)
             os.setuid(uid)
+            os.environ["HOME"] = "/"
             answer = work()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the parent must hear of it
             answer = f"{type(error).__name__}: {error}"
         os.write(writer, answer.encode())
         os._exit(0)
