@@ -22,7 +22,7 @@ import pytest
 from tests.stores import open_directory
 
 from trunkline.client import call
-from trunkline.dev.process import eventually, free_port
+from trunkline.dev.process import command_of, eventually, free_port
 from trunkline.settings import Settings
 
 SERVER = """
@@ -110,7 +110,7 @@ def dev() -> Iterator[Dev]:
 
 
 def gone(processes: list[psutil.Process], seconds: float = 20) -> bool:
-    return eventually(lambda: not any(process.is_running() for process in processes), seconds)
+    return eventually(lambda: not any(command_of(process.pid) for process in processes), seconds)
 
 
 def test_it_prints_where_it_is_how_to_call_it_and_nothing_that_is_not_true(dev: Dev) -> None:

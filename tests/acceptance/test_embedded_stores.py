@@ -21,7 +21,7 @@ from tests.stores import open_directory
 from trunkline.dev import programs
 from trunkline.dev.account import Account
 from trunkline.dev.data import DataDirectory
-from trunkline.dev.process import eventually
+from trunkline.dev.process import command_of, eventually
 from trunkline.dev.programs import find_postgres, find_valkey
 from trunkline.dev.stores import Stores, running_stores
 from trunkline.errors import StartRefused
@@ -139,7 +139,7 @@ def test_stopping_leaves_no_process(directory: Path) -> None:
     with stores_in(directory) as stores:
         processes = processes_of(stores)
         processes += [child for process in processes for child in process.children(recursive=True)]
-    assert [process for process in processes if process.is_running()] == []
+    assert [process for process in processes if command_of(process.pid)] == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the parent death signal is Linux's")
@@ -149,7 +149,7 @@ def test_a_killed_parent_leaves_no_orphan_and_the_next_start_finds_its_data(dire
         pids = [int(pid) for pid in parent.stdout.readline().split()]
         assert len(pids) == 2
         parent.kill()
-        assert eventually(lambda: not any(psutil.pid_exists(pid) for pid in pids), 20)
+        assert eventually(lambda: not any(command_of(pid) for pid in pids), 20)
     with stores_in(directory) as stores:
         assert sql(stores.database_url, "SELECT 1") == 1
 
