@@ -168,4 +168,7 @@ def trunkline(workers: int = 1) -> Iterator[Server]:
             _wait(data / "dev.json", process, log)
             facts = json.loads((data / "dev.json").read_text())
             _wait(f"{facts['url']}/readyz", process, log)
+            # The SDK's side serves one server; so does the tenant that is measured.
+            switch_off = [sys.executable, "-m", "trunkline", "toolset", "disable", facts["tenant"], "demo"]
+            subprocess.run(switch_off, env={**os.environ, **facts["env"]}, check=True, stdout=subprocess.DEVNULL)
             yield Server("trunkline", facts["sse_url"], facts["api_key"], process, facts["env"])

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 import orjson
 
-VERSION = b"1"
+VERSION = "1"
 
 
 class UnknownVersion(ValueError):
@@ -39,8 +41,11 @@ class Caller:
         return cls(**{**fields, "scopes": tuple(fields["scopes"]), "tools": tuple(fields["tools"])})
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+decode_caller = lru_cache(4096)(Caller.decode)
+"""`Caller.decode`, remembered: a key's calls all bring the same bytes."""
+
+
+class Call(NamedTuple):
     """One accepted message of a client, as a worker claims it from a lane."""
 
     id: str
@@ -68,29 +73,29 @@ class Call:
 
     @classmethod
     def from_entry(cls, lane: int, entry: bytes, fields: Mapping[bytes, bytes]) -> Call:
-        """Read a lane entry.
+        """Read a lane entry: `h` what is short, a line each, `b` the body, `a` the caller, `x` the context.
 
         Raises:
             UnknownVersion: another version wrote it.
         """
-        if fields.get(b"v") != VERSION:
-            raise UnknownVersion(f"lane entry {entry.decode()} has version {fields.get(b'v')!r}")
+        version, call, tenant, session, enqueued_ms, deadline_ms = fields[b"h"].decode().split("\n", 5)
+        if version != VERSION:
+            raise UnknownVersion(f"lane entry {entry.decode()} has version {version}")
         return cls(
-            id=fields[b"c"].decode(),
-            tenant=fields[b"t"].decode(),
-            session=fields[b"s"].decode(),
+            id=call,
+            tenant=tenant,
+            session=session,
             body=fields[b"b"],
             caller=fields[b"a"],
             context=fields[b"x"],
-            enqueued_ms=int(fields[b"e"]),
-            deadline_ms=int(fields[b"d"]),
+            enqueued_ms=int(enqueued_ms),
+            deadline_ms=int(deadline_ms),
             lane=lane,
             entry=entry,
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(NamedTuple):
     """One message on its way to a client's stream, as an API pod receives it."""
 
     session: str

@@ -62,6 +62,7 @@ class Settings(BaseSettings):
 
     max_body_bytes: int = Field(1_048_576, gt=0, description="Largest POST body, in bytes; beyond it 413.")
     max_json_elements: int = Field(100_000, gt=0, description="Most values in one JSON body; beyond it 400.")
+    head_timeout: float = Field(10.0, gt=0, description="Seconds within which a request's head must arrive.")
     body_timeout: float = Field(10.0, gt=0, description="Seconds within which a POST body must arrive whole.")
     keepalive_interval: float = Field(15.0, gt=0, le=60, description="Seconds between SSE comments on a stream.")
     stream_buffer_messages: int = Field(1_000, gt=0, description="Messages kept for a slow reader before disconnect.")

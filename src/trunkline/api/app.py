@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 import structlog
@@ -130,6 +131,7 @@ class App:
         await request.answer(204, b"", *headers)
 
 
+@lru_cache(1024)
 def _host_name(header: str) -> str:
     """The name in a Host header (RFC 9110, section 7.2), lower case, without port and brackets."""
     with contextlib.suppress(ValueError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 
-from trunkline.api.http import Send
+from trunkline.api.http import Protocol
 from trunkline.envelope import Delivery
 from trunkline.logs import stations
 from trunkline.metrics import Metrics
@@ -26,12 +26,12 @@ class Stream:
     """
 
     __slots__ = (
-        "_buffer", "_buffered", "_flushing", "_metrics", "_send", "_settings", "_task",
-        "busy_since", "ended", "generation", "hold", "last", "owner", "session", "slug", "touched",
+        "_buffer", "_buffered", "_clock", "_flushing", "_metrics", "_protocol", "_settings", "_task",
+        "ended", "generation", "hold", "last", "owner", "session", "slug", "touched", "wrote",
     )  # fmt: skip
 
     def __init__(
-        self, owner: Owner, slug: str, session: str, last: int, send: Send, settings: Settings, metrics: Metrics
+        self, owner: Owner, slug: str, session: str, last: int, protocol: Protocol, settings: Settings, metrics: Metrics
     ) -> None:
         self.owner = owner
         self.slug = slug
@@ -43,16 +43,14 @@ class Stream:
         """Deliveries kept back while earlier ones are read from the outbox."""
         self.ended = ""
         """Why the stream ends; empty while it is open."""
-        now = asyncio.get_running_loop().time()
-        self.touched = now
-        """When the session's life was last renewed, by the loop's clock."""
-        self.busy_since = now
-        """When bytes were last written, by the loop's clock."""
+        self._clock = asyncio.get_running_loop().time
+        self.touched = self.wrote = self._clock()
+        """When the session's life was last renewed; `wrote`: when bytes were last written, both by the loop's clock."""
         self._buffer: list[bytes] = []
         self._buffered = 0
         self._flushing: asyncio.Task[None] | None = None
         self._task = asyncio.current_task()
-        self._send = send
+        self._protocol = protocol
         self._settings = settings
         self._metrics = metrics
 
@@ -81,8 +79,12 @@ class Stream:
             self.deliver(sent.offset, sent.body)
 
     def write(self, event: bytes) -> None:
-        """Queue an event and have it sent; a reader too slow for the bounds is disconnected."""
+        """Send an event, or keep it until the client reads; one too slow for the bounds is disconnected."""
         if self.ended:
+            return
+        if not self._buffer and self._protocol.keeps_up:
+            self._protocol.write_chunk(event)
+            self.wrote = self._clock()
             return
         self._buffer.append(event)
         self._buffered += len(event)
@@ -97,17 +99,21 @@ class Stream:
 
     async def _flush(self) -> None:
         try:
-            while self._buffer:
-                chunk = b"".join(self._buffer)
-                self._buffer.clear()
-                self._buffered = 0
-                async with asyncio.timeout(self._settings.stream_write_timeout):
-                    await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
-                self.busy_since = asyncio.get_running_loop().time()
+            async with asyncio.timeout(self._settings.stream_write_timeout):
+                await self._protocol.drained()
+            self._write_buffered()
         except TimeoutError:
             self.end("slow reader")
         finally:
             self._flushing = None
+
+    def _write_buffered(self, *more: bytes) -> None:
+        rest = b"".join((*self._buffer, *more))
+        self._buffer.clear()
+        self._buffered = 0
+        if rest:
+            self._protocol.write_chunk(rest)
+            self.wrote = self._clock()
 
     def end(self, reason: str) -> None:
         """End the stream; its request returns."""
@@ -116,14 +122,11 @@ class Stream:
             if self._task is not None:
                 self._task.cancel()
 
-    async def finish(self, farewell: bytes) -> None:
-        """Write what is left and close the response; only after `end`, by the request that opened the stream."""
+    def part(self, farewell: bytes) -> None:
+        """Write what is left; only after `end`, by the request that opened the stream."""
         if self._flushing is not None:
-            await self._flushing
-        rest = b"".join((*self._buffer, farewell))
-        self._buffer.clear()
-        async with asyncio.timeout(self._settings.stream_write_timeout):
-            await self._send({"type": "http.response.body", "body": rest, "more_body": False})
+            self._flushing.cancel()
+        self._write_buffered(farewell)
 
 
 class Connections:

@@ -136,8 +136,7 @@ class Forwarder:
             now = clock()
             quiet_since = now - self._settings.keepalive_interval + 1.0
             for stream in self._connections:
-                if stream.busy_since < quiet_since:
-                    stream.busy_since = now
+                if stream.wrote < quiet_since:
                     stream.write(KEEP_ALIVE)
                 if stream.touched < now - _RENEW_EVERY:
                     self._renew_soon(stream)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import Any, cast
 from urllib.parse import parse_qs
 
 import orjson
@@ -26,6 +27,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
 JSON = (b"content-type", b"application/json")
+_QUERY_SYNTAX = re.compile(rb"[&%+;=]")
 _NO_STORE = (b"cache-control", b"no-store")
 
 
@@ -56,8 +58,17 @@ class Request:
 
     def query(self, name: str) -> str:
         """A query parameter's first value; empty where it is missing."""
+        text: bytes = self.scope["query_string"]
+        if text.startswith(name.encode() + b"=") and text.isascii() and not _QUERY_SYNTAX.search(text, len(name) + 1):
+            return text[len(name) + 1 :].decode()
         found = parse_qs(self.scope["query_string"].decode("latin-1"), max_num_fields=32).get(name)
         return found[0] if found else ""
+
+    @property
+    def protocol(self) -> Protocol:
+        """The connection that the request came on."""
+        found: Protocol = self.scope["extensions"]["trunkline.protocol"]
+        return found
 
     @property
     def address(self) -> str:
@@ -67,9 +78,7 @@ class Request:
 
     def abort(self) -> None:
         """Drop the connection and what it still holds for its client."""
-        transport = self.scope.get("extensions", {}).get("trunkline.transport")
-        if transport is not None:
-            transport.abort()
+        self.protocol.transport.abort()
 
     async def body(self, most: int, timeout: float) -> bytes:
         """The JSON body, read whole.
@@ -139,30 +148,73 @@ def _bounded(body: bytes, most: int) -> bytes:
     return body
 
 
-class Protocol(HttpToolsProtocol):
-    """uvicorn's protocol, with a time limit for a request's head, and the transport within reach of its route."""
+class Corked:
+    """A transport that sends what is written in one turn of the event loop at once.
 
-    HEAD_TIMEOUT = 10.0
-    """Seconds that a client has for the head of a request."""
+    uvicorn writes the head and the body of an answer one after the other; each write is a system call, and on
+    loopback and small answers the dearest part of a request.
+    """
+
+    __slots__ = ("_loop", "_transport", "_written")
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._written: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        """Send `data` at the end of this turn."""
+        if not self._written:
+            self._loop.call_soon(self._flush)
+        self._written.append(data)
+
+    def close(self) -> None:
+        """Send what was written, then close."""
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._written:
+            self._transport.write(b"".join(self._written))
+            self._written.clear()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
+class Protocol(HttpToolsProtocol):
+    """uvicorn's protocol, which also knows since when it waits for a request's head, and can stream without a task."""
+
+    head_since: float | None
+    """When the client began the head of a request, by the loop's clock; None while there is none under way."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected."""
-        super().connection_made(transport)
-        self._late = self.loop.call_later(self.HEAD_TIMEOUT, transport.abort)
+        super().connection_made(cast("asyncio.Transport", Corked(transport, self.loop)))
+        self.head_since = self.loop.time()
 
     def on_message_begin(self) -> None:
         """The first byte of a request is there."""
         super().on_message_begin()
-        self.scope["extensions"] = {"trunkline.transport": self.transport}  # type: ignore[dict-item]
-        self._late.cancel()
-        self._late = self.loop.call_later(self.HEAD_TIMEOUT, self.transport.abort)
+        self.scope["extensions"] = {"trunkline.protocol": self}  # type: ignore[dict-item]
+        self.head_since = self.loop.time()
 
     def on_headers_complete(self) -> None:
         """The head of a request is there."""
-        self._late.cancel()
+        self.head_since = None
         super().on_headers_complete()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The client has gone."""
-        self._late.cancel()
-        super().connection_lost(exc)
+    @property
+    def keeps_up(self) -> bool:
+        """Whether the client reads what it is sent: the transport's buffer is below its high-water mark."""
+        return not self.flow.write_paused
+
+    def write_chunk(self, data: bytes) -> None:
+        """Write a part of the streamed response that is under way, as `send` would, at once."""
+        if self.cycle.chunked_encoding:  # HTTP/1.1; RFC 9112, section 7.1
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        self.transport.write(data)
+
+    async def drained(self) -> None:
+        """Wait until the client keeps up again, or has gone."""
+        await self.flow.drain()

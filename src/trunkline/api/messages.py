@@ -6,8 +6,7 @@ JSON-RPC 2.0 as MCP narrows it: ids are strings or integers, params an object, n
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import orjson
 
@@ -19,8 +18,7 @@ _MOST_BYTES_UNCOUNTED = 1024
 """Smaller bodies cannot hold enough values to be worth counting."""
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """One JSON-RPC message."""
 
     kind: Literal["request", "notification", "response"]

@@ -153,17 +153,18 @@ class ApiProcess:
     async def _serve(self, listener: socket.socket) -> None:
         forwarding = asyncio.create_task(self._forwarder.run(), name="forwarder")
         refreshing = asyncio.create_task(self._keep_fresh(), name="refresh")
+        timing = asyncio.create_task(self._drop_slow_heads(), name="heads")
         serving = asyncio.create_task(self._server.serve([listener]), name="server")
         stopping = asyncio.create_task(self._stop.wait(), name="stop")
         log.info("listening", address=listener.getsockname()[:2])
         try:
             # A side task never ends by itself: if one does, the pod cannot do its work and ends with its error.
-            await asyncio.wait({forwarding, refreshing, serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({forwarding, refreshing, timing, serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
             await self._drain(serving)
         finally:
-            for task in (forwarding, refreshing, stopping):
+            for task in (forwarding, refreshing, timing, stopping):
                 task.cancel()
-            outcomes = await asyncio.gather(forwarding, refreshing, serving, stopping, return_exceptions=True)
+            outcomes = await asyncio.gather(forwarding, refreshing, timing, serving, stopping, return_exceptions=True)
         for outcome in outcomes:
             if isinstance(outcome, Exception):
                 raise outcome
@@ -213,6 +214,16 @@ class ApiProcess:
         for stream in self._connections:
             if self._verifier.is_revoked(stream.owner.principal):
                 stream.end("key revoked")
+
+    async def _drop_slow_heads(self) -> None:
+        """Hang up on clients that take their time over the head of a request."""
+        clock = asyncio.get_running_loop().time
+        while True:
+            await asyncio.sleep(1.0)
+            late = clock() - self._settings.head_timeout
+            for protocol in list(self._server.server_state.connections):
+                if isinstance(protocol, Protocol) and protocol.head_since is not None and protocol.head_since < late:
+                    protocol.transport.abort()
 
     async def _keep_fresh(self) -> None:
         while True:

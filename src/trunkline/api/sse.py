@@ -139,7 +139,7 @@ class SseTransport:
 
     def _stream(self, request: Request, identity: Identity, session: str, last: int) -> Stream:
         return Stream(
-            identity.owner, identity.tenant.slug, session, last, request.send, self._settings, self._metrics
+            identity.owner, identity.tenant.slug, session, last, request.protocol, self._settings, self._metrics
         )
 
     async def _begin(self, request: Request, stream: Stream) -> None:
@@ -169,10 +169,8 @@ class SseTransport:
         farewell = f": {stream.ended}\n\n"
         if stream.ended == "draining":
             farewell = f"retry: {random.randint(*_RETRY_MS)}\n{farewell}"  # noqa: S311 - jitter
-        try:
-            await stream.finish(farewell.encode())
-        except TimeoutError:
-            request.abort()
+        stream.part(farewell.encode())
+        await request.send({"type": "http.response.body", "body": b"", "more_body": False})
 
     def drain(self) -> None:
         """Take no new streams, and send the clients of the open ones to other pods."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import orjson
 import structlog
@@ -26,8 +27,7 @@ TIMED_OUT = orjson.dumps(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """A message that an API pod wants accepted."""
 
     call: str
@@ -82,7 +82,7 @@ class Calls:
             "accept",
             (
                 *keys.session(owner.tenant, message.session),
-                tenant.deadlines, tenant.calls, tenant.audit, tenant.inflight, tenant.rate, tenant.sessions,
+                tenant.deadlines, tenant.calls, tenant.audit, tenant.usage, tenant.sessions,
             ),
             (
                 owner.principal, message.call, message.request_id, message.body, self._timeout_ms, message.seed,
@@ -103,11 +103,10 @@ class Calls:
             SessionNotFound: unknown, ended or another principal's session.
         """
         keys = self._redis.keys
-        name, _, pending = keys.session(owner.tenant, session)
         tenant = keys.tenant(owner.tenant)
         cancelled = await self._redis.script(
             "cancel",
-            [name, pending, tenant.deadlines, tenant.calls, tenant.audit, tenant.inflight],
+            [keys.session(owner.tenant, session)[0], tenant.deadlines, tenant.calls, tenant.audit, tenant.usage],
             [owner.principal, request_id, f"{owner.tenant}:{session}:"],
         )
         if cancelled == 0:

@@ -8,12 +8,10 @@ touches two. A key of a tenant cannot be built without the tenant.
 | `{l<k>}:calls` | stream | accepted messages of the lane's tenants; consumer group `workers` | entries leave when acknowledged |
 | `{l<k>}:audit` | stream | audit events on their way to Postgres; consumer group `audit` | entries leave when written |
 | `{l<k>}:deadlines` | sorted set | `<tenant>:<session>:<call>` of every unanswered request, by deadline in epoch ms | members leave with the answer |
-| `{l<k>}:t:<tenant>:s:<sid>` | hash | the session, see `sessions` | SESSION_TTL after last use |
-| `{l<k>}:t:<tenant>:s:<sid>:out` | stream | the outbox: `<offset>-<epoch ms>` of what was sent to this client | OUTBOX_TTL after the last message |
-| `{l<k>}:t:<tenant>:s:<sid>:pending` | hash | accepted requests not answered yet, by call id | with the session |
+| `{l<k>}:t:<tenant>:s:<sid>` | hash | the session: its owner, what it negotiated, which pod holds its stream, how far its outbox has come; field `p:<call>` for each request not answered yet | SESSION_TTL after last use |
+| `{l<k>}:t:<tenant>:s:<sid>:out` | stream | the outbox: `<offset>-<epoch ms>` of what was sent to this client | 1 to 1.25 OUTBOX_TTL after the last message |
 | `{l<k>}:t:<tenant>:sessions` | sorted set | the tenant's sessions, by the epoch ms at which they end | SESSION_TTL after last use |
-| `{l<k>}:t:<tenant>:inflight` | string | number of the tenant's members in `deadlines` | leaves when it is 0 |
-| `{l<k>}:t:<tenant>:rate` | string | theoretical arrival time of the rate limit (GCRA), epoch us | when the bucket is full again |
+| `{l<k>}:t:<tenant>:usage` | hash | `inflight`: the tenant's members in `deadlines`; `due`: theoretical arrival time of the rate limit (GCRA), epoch us | SESSION_TTL after last use |
 | `{l<k>}:t:<tenant>:k:<hash>` | string | a browser's one-time ticket: the principal it stands for | TICKET_LIFETIME |
 | `{l<k>}:pod:<pod>` | channel | live copies of outbox entries, for the pod that holds the stream | |
 | `control` | channel | cancellations, revocations, changes of tenants; every pod listens | |
@@ -45,8 +43,7 @@ class TenantKeys:
     calls: str
     audit: str
     deadlines: str
-    inflight: str
-    rate: str
+    usage: str
     sessions: str
     pods: str
     """What the channels of all pods begin with, in this lane."""
@@ -100,16 +97,15 @@ class Keys:
             calls=self.calls(number),
             audit=self.audit(number),
             deadlines=self.deadlines(number),
-            inflight=f"{base}inflight",
-            rate=f"{base}rate",
+            usage=f"{base}usage",
             sessions=f"{base}sessions",
             pods=self.pods(number),
         )
 
-    def session(self, tenant: str, session: str) -> tuple[str, str, str]:
-        """A session's hash, outbox and pending requests, in the order in which the scripts take them."""
+    def session(self, tenant: str, session: str) -> tuple[str, str]:
+        """A session's hash and its outbox."""
         base = f"{self.tenant(tenant).base}s:{session}"
-        return base, f"{base}:out", f"{base}:pending"
+        return base, f"{base}:out"
 
     def ticket(self, tenant: str, digest: str) -> str:
         """A one-time ticket, by the SHA-256 of its secret."""

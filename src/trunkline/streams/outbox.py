@@ -37,7 +37,7 @@ class Outbox:
             "publish",
             (
                 *keys.session(call.tenant, call.session),
-                tenant.deadlines, tenant.calls, tenant.audit, tenant.inflight,
+                tenant.deadlines, tenant.calls, tenant.audit, tenant.usage,
             ),
             (
                 call.session, call.id, f"{call.tenant}:{call.session}:{call.id}", call.entry, message,

@@ -10,6 +10,7 @@ import hashlib
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from trunkline.errors import SessionNotFound, TooManyRequests
 from trunkline.streams.client import Redis
@@ -37,8 +38,7 @@ class Owner:
     """The key id, or what stands for it on a public tenant."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
+class Sent(NamedTuple):
     """A message of the outbox."""
 
     offset: int
@@ -104,9 +104,10 @@ class Sessions:
             SessionNotFound: it has ended, or another stream has replaced this one.
         """
         keys = self._redis.keys
-        name, _, pending = keys.session(tenant, session)
         newest: int = await self._redis.script(
-            "touch", [name, pending, keys.tenant(tenant).sessions], [session, generation, self._lifetime_ms]
+            "touch",
+            [keys.session(tenant, session)[0], keys.tenant(tenant).sessions],
+            [session, generation, self._lifetime_ms],
         )
         if newest < 0:
             raise SessionNotFound
@@ -127,7 +128,7 @@ class Sessions:
             "close",
             [
                 *keys.session(owner.tenant, session),
-                tenant.deadlines, tenant.calls, tenant.audit, tenant.inflight, tenant.sessions,
+                tenant.deadlines, tenant.calls, tenant.audit, tenant.usage, tenant.sessions,
             ],
             [session, owner.principal, f"{owner.tenant}:{session}:", tenant.pods],
         )  # fmt: skip

@@ -17,7 +17,7 @@ from trunkline.errors import StartRefused
 from trunkline.toolsets.builtin import demo
 from trunkline.toolsets.composed import Composed
 from trunkline.toolsets.hosted import Toolset, discover, load, toolset
-from trunkline.toolsets.member import Member
+from trunkline.toolsets.member import Member, stop_idle_tracing
 from trunkline.toolsets.names import Names
 from trunkline.toolsets.offers import learn
 
@@ -146,6 +146,7 @@ class Catalog:
 
 
 async def _begin(each: Toolset, stack: AsyncExitStack) -> Member:
+    stop_idle_tracing(each.server)
     try:
         state = await stack.enter_async_context(each.server.lifespan(each.server))
     except Exception as error:

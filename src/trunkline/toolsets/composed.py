@@ -40,7 +40,7 @@ from mcp_types.methods import SPEC_CLIENT_METHODS
 from pydantic import BaseModel
 
 from trunkline import __version__
-from trunkline.toolsets.member import Member, RequestContext
+from trunkline.toolsets.member import Member, RequestContext, stop_idle_tracing
 from trunkline.toolsets.names import Names
 
 logger = logging.getLogger(__name__)
@@ -68,6 +68,7 @@ class Composed(Server[Any]):
             instructions=_instructions(members),
             get_tool_input_schema=self._tool_input_schema,
         )
+        stop_idle_tracing(self)
         self._members = tuple(members)
         self._by_name = {member.name: member for member in members}
         self._tools = tools

@@ -26,6 +26,7 @@ from mcp_types import (
     PaginatedResult,
     Tool,
 )
+from opentelemetry.trace import ProxyTracerProvider, get_tracer_provider
 from pydantic import BaseModel
 
 RequestContext = ServerRequestContext[Any, Any]
@@ -149,6 +150,12 @@ class Member:
 
     def _middleware(self) -> list[ServerMiddleware[Any]]:
         return [one for one in self.server.middleware if not isinstance(one, OpenTelemetryMiddleware)]
+
+
+def stop_idle_tracing(server: Server[Any]) -> None:
+    """Take the SDK's tracing out of a server where this process traces nothing: a fifth of what a small call costs."""
+    if isinstance(get_tracer_provider(), ProxyTracerProvider):
+        server.middleware[:] = [one for one in server.middleware if not isinstance(one, OpenTelemetryMiddleware)]
 
 
 def _wrap(middleware: list[ServerMiddleware[Any]], call: CallNext) -> CallNext:

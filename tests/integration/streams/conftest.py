@@ -66,10 +66,11 @@ class Wire:
         return [(each.offset, each.body) for each in missed]
 
     async def in_flight(self) -> int:
-        return int(await self.redis.command("GET", self.redis.keys.tenant(self.owner.tenant).inflight) or 0)
+        return int(await self.redis.command("HGET", self.redis.keys.tenant(self.owner.tenant).usage, "inflight") or 0)
 
     async def pending(self) -> int:
-        return int(await self.redis.command("HLEN", self.redis.keys.session(self.owner.tenant, self.session)[2]))
+        fields = await self.redis.command("HKEYS", self.redis.keys.session(self.owner.tenant, self.session)[0])
+        return sum(field.startswith(b"p:") for field in fields)
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import orjson
 import pytest
-
 from tests.integration.streams.conftest import Wire
+
 from trunkline.errors import SessionNotFound, TooManyRequests, Unavailable
 from trunkline.settings import Settings
 from trunkline.streams.audit import AuditFeed
@@ -45,7 +45,7 @@ async def test_a_repeated_accept_is_accepted_once_pending_or_answered(wire: Wire
     tenant = keys.tenant(wire.owner.tenant)
     names = [
         *keys.session(wire.owner.tenant, wire.session),
-        tenant.deadlines, tenant.calls, tenant.audit, tenant.inflight, tenant.rate, tenant.sessions,
+        tenant.deadlines, tenant.calls, tenant.audit, tenant.usage, tenant.sessions,
     ]  # fmt: skip
     call = await wire.accept()
     args = [

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-
 from tests.integration.streams.conftest import Wire
+
 from trunkline.envelope import Delivery
 from trunkline.errors import SessionNotFound, TooManyRequests
 from trunkline.streams.client import Redis
@@ -108,10 +108,8 @@ async def test_a_ticket_opens_once_and_only_at_its_tenant(wire: Wire) -> None:
 async def test_every_key_of_a_session_expires(wire: Wire) -> None:
     await _answer(wire, 1)
     await wire.accept()
-    for key in (
-        *wire.redis.keys.session(wire.owner.tenant, wire.session),
-        wire.redis.keys.tenant(wire.owner.tenant).sessions,
-    ):
+    tenant = wire.redis.keys.tenant(wire.owner.tenant)
+    for key in (*wire.redis.keys.session(wire.owner.tenant, wire.session), tenant.sessions, tenant.usage):
         assert await wire.redis.command("PTTL", key) > 0, key
 
 

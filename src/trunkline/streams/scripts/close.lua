@@ -1,20 +1,23 @@
+--@include clock
 --@include finish
 -- close: end a session; its stream is told, its unanswered requests are forgotten.
--- KEYS: 1 session, 2 outbox, 3 pending, 4 deadlines, 5 calls, 6 audit, 7 in flight, 8 sessions of the tenant
+-- KEYS: 1 session, 2 outbox, 3 deadlines, 4 calls, 5 audit, 6 usage, 7 sessions of the tenant
 -- ARGV: 1 session id, 2 principal, 3 members' beginning ("<tenant>:<session>:"), 4 channels' beginning, 5 repeated
 -- Returns the ids of the calls that nobody will answer, or 0: no such session of this principal.
-local state = redis.call('HMGET', KEYS[1], 'principal', 'pod', 'generation')
+local state = redis.call('HMGET', KEYS[1], 'principal', 'holder')
 if state[1] ~= ARGV[2] then return 0 end
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local abandoned = redis.call('HKEYS', KEYS[3])
-for _, call in ipairs(abandoned) do
-  local entry = finish(KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], ARGV[3] .. call, call, now, 'abandoned', '')
-  redis.call('XDEL', KEYS[5], entry)
+local now, abandoned = clock(), {}
+local fields = redis.call('HGETALL', KEYS[1])
+for i = 1, #fields, 2 do
+  local call = string.match(fields[i], '^p:(.*)$')
+  if call then
+    local entry = finish(KEYS[1], KEYS[3], KEYS[6], KEYS[5], ARGV[3] .. call, call, fields[i + 1], now, 'abandoned', '')
+    redis.call('XDEL', KEYS[4], entry)
+    table.insert(abandoned, call)
+  end
 end
-if state[2] then
-  redis.call('PUBLISH', ARGV[4] .. state[2], table.concat({ARGV[1], state[3], '0', 'closed'}, '\n'))
-end
-redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
-redis.call('ZREM', KEYS[8], ARGV[1])
+local generation, pod = string.match(state[2], '(%d+) (.*)')
+redis.call('PUBLISH', ARGV[4] .. pod, ARGV[1] .. '\n' .. generation .. '\n0\nclosed')
+redis.call('DEL', KEYS[1], KEYS[2])
+redis.call('ZREM', KEYS[7], ARGV[1])
 return abandoned

@@ -1,13 +1,15 @@
+--@include clock
 --@include append
 -- notify: a message to the client while a call is under way, such as progress or a log line.
 -- Guarantee: it precedes the call's answer; once the call is answered or cancelled, nothing more of it is sent.
 -- Repeated, it is sent once: each message of a call carries its number.
--- KEYS: 1 session, 2 outbox, 3 pending, 4 deadlines
+-- KEYS: 1 session, 2 outbox, 3 deadlines
 -- ARGV: 1 session id, 2 call, 3 number of the message within the call, 4 deadline member, 5 message,
 --       6 new time for the call in ms from now, 0 for none, 7 latest deadline in epoch ms, 8 channels' beginning,
 --       9 outbox messages, 10 outbox bytes, 11 outbox lifetime in ms, 12 repeated
 -- Returns the offset, or 0 when it is not wanted any more.
-if redis.call('HEXISTS', KEYS[3], ARGV[2]) == 0 or redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+local state = redis.call('HMGET', KEYS[1], 'p:' .. ARGV[2], 'box', 'holder')
+if not state[1] then return 0 end
 local tag = ARGV[2] .. '.' .. ARGV[3]
 if ARGV[12] == '1' then
   for _, entry in ipairs(redis.call('XREVRANGE', KEYS[2], '+', '-')) do
@@ -16,7 +18,6 @@ if ARGV[12] == '1' then
 end
 local now = clock()
 if ARGV[6] ~= '0' then
-  redis.call('ZADD', KEYS[4], 'XX', 'GT', string.format('%.0f', math.min(now + ARGV[6], tonumber(ARGV[7]))), ARGV[4])
+  redis.call('ZADD', KEYS[3], 'XX', 'GT', string.format('%d', math.min(now + ARGV[6], tonumber(ARGV[7]))), ARGV[4])
 end
-local limits = {tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])}
-return append(KEYS[1], KEYS[2], ARGV[1], ARGV[8], limits, now, tag, ARGV[5])
+return append(KEYS[1], KEYS[2], ARGV[1], ARGV[8], state[2], state[3], {ARGV[9], ARGV[10], ARGV[11]}, now, tag, ARGV[5])
