@@ -15,7 +15,7 @@ import secrets
 from collections.abc import Iterator
 
 import pytest
-from tests.stores import TestStores, stores_of_this_run
+from tests.stores import TestStores, need_docker, stores_of_this_run
 
 from trunkline.dev.process import free_port as find_free_port
 from trunkline.settings import Settings, load_settings
@@ -36,6 +36,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         group.addoption(
             f"--{name}-url", default=os.environ.get(variable, ""), help=f"use this store instead (or {variable})"
         )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--stores") == "containers":
+        need_docker()
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -124,23 +124,23 @@ def open_directory() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _postgres_container() -> Iterator[str]:
-    from testcontainers.postgres import PostgresContainer
+    from testcontainers.community.postgres import PostgresContainer
 
-    _need_docker()
-    with PostgresContainer(POSTGRES_IMAGE, "trunkline", "trunkline", "trunkline", driver=None) as container:
+    account = {"username": "trunkline", "password": "trunkline", "dbname": "trunkline"}
+    with PostgresContainer(POSTGRES_IMAGE, driver=None, **account) as container:
         yield container.get_connection_url()
 
 
 @contextlib.contextmanager
 def _redis_container() -> Iterator[str]:
-    from testcontainers.redis import RedisContainer
+    from testcontainers.community.redis import RedisContainer
 
-    _need_docker()
     with RedisContainer(REDIS_IMAGE) as container:
         yield f"redis://{container.get_container_host_ip()}:{container.get_exposed_port(6379)}/0"
 
 
-def _need_docker() -> None:
+def need_docker() -> None:
+    """Refuse the run in one sentence where no Docker engine answers."""
     import docker
     from docker.errors import DockerException
 
