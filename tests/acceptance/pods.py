@@ -1,0 +1,165 @@
+"""API pods and workers as processes of their own, joined to one deployment by environment variables alone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import ssl
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx2
+from pydantic import SecretStr
+
+from trunkline.db import Database
+from trunkline.dev.process import eventually, free_port
+from trunkline.settings import Settings
+from trunkline.streams.client import Redis
+from trunkline.tenants.keys import Keys
+from trunkline.tenants.tenants import Tenants
+
+PATIENCE = 30.0
+"""Seconds that a process gets to start or to end."""
+TLS = ssl.create_default_context()
+"""Made once: nobody speaks it here, and a client that makes its own spends most of its time on that."""
+
+
+def environment_of(settings: Settings) -> dict[str, str]:
+    """The variables with which a process has these settings."""
+    variables = {}
+    for name in sorted(settings.model_fields_set):
+        value = getattr(settings, name)
+        if isinstance(value, SecretStr):
+            value = value.get_secret_value()
+        variables[f"TRUNKLINE_{name.upper()}"] = ",".join(value) if isinstance(value, tuple) else str(value)
+    return variables
+
+
+async def becomes_true(condition: Callable[[], object], seconds: float = PATIENCE) -> bool:
+    """Whether `condition` becomes true within `seconds`; it is looked at in a thread, the loop running meanwhile."""
+    return await asyncio.to_thread(eventually, lambda: bool(condition()), seconds)
+
+
+@dataclass(frozen=True)
+class Pod:
+    """One `trunkline api` or `trunkline worker`."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+    url: str = ""
+
+    @property
+    def running(self) -> bool:
+        return self.process.poll() is None
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    async def ended(self, seconds: float = PATIENCE) -> int:
+        """Its exit code."""
+        assert await becomes_true(lambda: self.process.poll() is not None, seconds), (
+            f"it runs on: {self.lines()[-5:]}"
+        )
+        return self.process.returncode
+
+    def sees(self, workers: int) -> bool:
+        """Whether this API pod takes calls and knows of so many workers."""
+        with contextlib.suppress(httpx2.HTTPError):
+            answer = self.get("/readyz")
+            return answer.status_code == 200 and answer.json()["workers"] >= workers
+        return False
+
+    def get(self, path: str, **headers: str) -> httpx2.Response:
+        return httpx2.get(self.url + path, headers=headers, timeout=5, trust_env=False, verify=TLS)
+
+    def lines(self) -> list[str]:
+        """What it has written: its log, and anything else that a process says."""
+        return self.log.read_text().splitlines()
+
+    async def logs(self, event: str) -> bool:
+        """Whether it writes a line with that event, soon."""
+        return await becomes_true(lambda: any(f'"event":"{event}"' in line for line in self.lines()))
+
+
+@dataclass
+class Deployment:
+    """One deployment with the tenant `demo`, its builtin toolset and a key; the pods are what a test starts."""
+
+    settings: Settings
+    directory: Path
+    key: str
+    pods: list[Pod] = field(default_factory=list)
+
+    async def start(self, apis: int, workers: int, *options: str) -> list[Pod]:
+        """Start so many of each and wait until every API pod is ready and sees every worker."""
+        begun = [self._api() for _ in range(apis)] + [self._worker(*options) for _ in range(workers)]
+        alive = sum(pod.running and not pod.url for pod in self.pods)
+        for pod in self.pods:
+            if pod.url and pod.running:
+                ready = await becomes_true(lambda pod=pod: pod.sees(alive) or not all(each.running for each in begun))
+                assert ready, pod.lines()[-5:]
+        for pod in begun:
+            assert pod.running, pod.lines()[-5:]
+        return begun
+
+    async def api(self) -> Pod:
+        """Start one API pod more."""
+        return (await self.start(1, 0))[0]
+
+    async def worker(self, *options: str) -> Pod:
+        """Start one worker more."""
+        return (await self.start(0, 1, *options))[0]
+
+    def _api(self) -> Pod:
+        port = free_port()
+        return self._spawn("api", "--port", str(port), url=f"http://127.0.0.1:{port}")
+
+    def _worker(self, *options: str) -> Pod:
+        return self._spawn("worker", *options)
+
+    def _spawn(self, *arguments: str, url: str = "") -> Pod:
+        log = self.directory / f"{arguments[0]}-{len(self.pods)}.log"
+        command = [sys.executable, "-m", "trunkline", *arguments]
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command, env=os.environ | environment_of(self.settings), stdout=output, stderr=subprocess.STDOUT
+            )
+        self.pods.append(Pod(process, log, url))
+        return self.pods[-1]
+
+    def end(self) -> None:
+        """End what still runs, killing what does not end in time."""
+        running = [pod.process for pod in self.pods if pod.running]
+        for process in running:
+            process.terminate()
+        for process in running:
+            try:
+                process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+@contextlib.asynccontextmanager
+async def deployed(settings: Settings, directory: Path) -> AsyncIterator[Deployment]:
+    """A deployment on these settings; its pods end with the block."""
+    redis = await Redis.connect(settings, "test")
+    database = Database(settings.database_url, process="test")
+    try:
+        tenants = Tenants(settings, database, redis)
+        await tenants.create("demo")
+        await tenants.enable("demo", "demo")
+        key, _ = await Keys(settings, database, redis).issue("demo")
+    finally:
+        await database.aclose()
+        await redis.aclose()
+    deployment = Deployment(settings, directory, key)
+    try:
+        yield deployment
+    finally:
+        deployment.end()
