@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 import structlog
 
 from trunkline.envelope import Call, UnknownVersion
 from trunkline.errors import REQUEST_TIMEOUT, SessionNotFound, TooManyRequests, TrunklineError, Unavailable
+from trunkline.streams.batch import Batch
 from trunkline.streams.client import Redis
-from trunkline.streams.connection import Connection, RedisRefusal
+from trunkline.streams.connection import Argument, Connection, RedisRefusal
 from trunkline.streams.keys import CALLS_GROUP
 from trunkline.streams.sessions import Owner
 
@@ -59,14 +61,22 @@ class Bounds:
         return cls(in_flight, interval, interval * burst)
 
 
+_Acceptance = tuple[Owner, Message, Bounds]
+
+
 class Calls:
     """The lanes, as API pods (accept, cancel) and workers (claim, sweep) use them."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         settings = redis.settings
-        self._timeout_ms = int(settings.call_timeout * 1000)
-        self._fixed = (settings.session_ttl * 1000, settings.lane_max_length, settings.audit_max_backlog)
+        self._fixed = (
+            int(settings.call_timeout * 1000),
+            settings.session_ttl * 1000,
+            settings.lane_max_length,
+            settings.audit_max_backlog,
+        )
+        self._accepting: Batch[_Acceptance] = Batch(self._accept)
 
     async def accept(self, owner: Owner, message: Message, bounds: Bounds) -> None:
         """Accept a message: once this returns, a request gets exactly one answer.
@@ -76,22 +86,25 @@ class Calls:
             TooManyRequests: the tenant's rate or number of unanswered requests is at its limit.
             Unavailable: the lane is full, too many audit events wait for Postgres, or Redis is away.
         """
-        keys = self._redis.keys
-        tenant = keys.tenant(owner.tenant)
-        refused = await self._redis.script(
-            "accept",
-            (
-                *keys.session(owner.tenant, message.session),
-                tenant.deadlines, tenant.calls, tenant.audit, tenant.usage, tenant.sessions,
-            ),
-            (
-                owner.principal, message.call, message.request_id, message.body, self._timeout_ms, message.seed,
-                owner.tenant, message.session, message.caller,
-                *self._fixed, bounds.in_flight, bounds.interval_us, bounds.burst_us,
-            ),
-        )  # fmt: skip
+        tenant = self._redis.keys.tenant(owner.tenant)
+        refused = await self._accepting.add(tenant.number, (owner, message, bounds))
         if refused:
             raise _refusal(refused[0], refused[1])
+
+    async def _accept(self, lane: int, acceptances: Sequence[_Acceptance]) -> Sequence[Any]:
+        keys = self._redis.keys
+        names = [keys.deadlines(lane), keys.calls(lane), keys.audit(lane)]
+        args: list[Argument] = [*self._fixed]
+        for owner, message, bounds in acceptances:
+            tenant = keys.tenant(owner.tenant)
+            names += (*keys.session(owner.tenant, message.session), tenant.usage, tenant.sessions)
+            args += (
+                owner.principal, message.call, message.request_id, message.body, message.seed,
+                owner.tenant, message.session, message.caller,
+                bounds.in_flight, bounds.interval_us, bounds.burst_us,
+            )  # fmt: skip
+        answers: Sequence[Any] = await self._redis.script("accept", names, args)
+        return answers
 
     async def cancel(self, owner: Owner, session: str, request_id: bytes) -> list[str]:
         """Take back a request, named by its JSON-RPC id as JSON.
@@ -146,36 +159,45 @@ class LaneReader:
     async def claim(self, free: int, block_ms: int) -> list[Call]:
         """Wait up to `block_ms` for calls and claim at most `free` (> 0) of them, from the lanes in turn.
 
-        COUNT bounds what is read per stream, so few free slots read as many lanes with one call each.
+        Redis bounds what it reads per stream: every lane first gets its even share of the slots, then the lanes
+        that had more than that share what is left. Too few slots for a share go to some lanes, in turn.
 
         Raises:
             RedisRefusal: among others NOGROUP, when Redis lost the lanes' consumer groups.
             ConnectionLost: whatever was being claimed stays pending for this worker.
         """
         lanes = len(self._streams)
-        if free >= lanes:
-            chosen, count = self._streams, free // lanes
-        else:
-            turn = self._next
-            chosen, count = [self._streams[(turn + step) % lanes] for step in range(free)], 1
-            self._next = (turn + free) % lanes
-            block_ms = min(block_ms, 50)  # the other lanes wait meanwhile
+        if free < lanes:
+            chosen = [(self._next + step) % lanes for step in range(free)]
+            self._next = (self._next + free) % lanes
+            # The lanes that were not chosen wait meanwhile.
+            return await self._read(chosen, 1, min(block_ms, 50))
+        share = free // lanes
+        calls = await self._read(range(lanes), share, block_ms)
+        counted = Counter(call.lane for call in calls)
+        busy = [lane for lane, count in counted.items() if count == share]
+        left = (free - len(calls)) // len(busy) if busy else 0
+        return calls + await self._read(busy, left, None) if left else calls
+
+    async def _read(self, lanes: Sequence[int], count: int, block_ms: int | None) -> list[Call]:
+        block: tuple[Argument, ...] = () if block_ms is None else ("BLOCK", block_ms)
+        streams = [self._streams[lane] for lane in lanes]
         reply = await self._connection.send(
-            "XREADGROUP", "GROUP", CALLS_GROUP, self._worker, "COUNT", count, "BLOCK", block_ms,
-            "STREAMS", *chosen, *([">"] * len(chosen)),
+            "XREADGROUP", "GROUP", CALLS_GROUP, self._worker, "COUNT", count, *block,
+            "STREAMS", *streams, *([">"] * len(streams)),
         )  # fmt: skip
         calls = []
         for stream, entries in reply or ():
             lane = self._lane_by_stream[stream]
             for entry, fields in entries:
                 try:
-                    calls.append(_read(lane, entry, fields))
+                    calls.append(_parse(lane, entry, fields))
                 except UnknownVersion as error:  # answered by the sweep, at its deadline
                     log.error("call not understood", reason=str(error))
         return calls
 
 
-def _read(lane: int, entry: bytes, fields: Sequence[bytes]) -> Call:
+def _parse(lane: int, entry: bytes, fields: Sequence[bytes]) -> Call:
     return Call.from_entry(lane, entry, dict(zip(fields[::2], fields[1::2], strict=True)))
 
 

@@ -36,8 +36,10 @@ AUDIT_GROUP = b"audit"
 class TenantKeys:
     """The keys that a tenant's calls touch beside those of the session."""
 
+    number: int
+    """The tenant's lane."""
     lane: str
-    """What all keys of the tenant's lane begin with."""
+    """What all keys of the lane begin with."""
     base: str
     """What all keys of the tenant begin with."""
     calls: str
@@ -92,6 +94,7 @@ class Keys:
         lane = self.lane(number)
         base = f"{lane}t:{tenant}:"
         return TenantKeys(
+            number=number,
             lane=lane,
             base=base,
             calls=self.calls(number),

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from trunkline.envelope import Call
+from trunkline.streams.batch import Batch
 from trunkline.streams.client import Redis
+from trunkline.streams.connection import Argument
+
+_Publication = tuple[Call, bytes, str, bytes]
+"""The call, its answer, its outcome, and what the session has negotiated by it."""
 
 
 class Outbox:
@@ -17,6 +24,7 @@ class Outbox:
         self._redis = redis
         self._worker = worker
         settings = redis.settings
+        self._publishing: Batch[_Publication] = Batch(self._publish)
         self._limits = (settings.outbox_max_messages, settings.outbox_max_bytes, settings.outbox_ttl * 1000)
 
     async def publish(self, call: Call, message: bytes, outcome: str, context: bytes = b"") -> int:
@@ -31,21 +39,20 @@ class Outbox:
         Returns:
             The offset in the outbox, or 0 when nobody waits for it: answered, cancelled or past its deadline.
         """
-        keys = self._redis.keys
-        tenant = keys.tenant(call.tenant)
-        offset: int = await self._redis.script(
-            "publish",
-            (
-                *keys.session(call.tenant, call.session),
-                tenant.deadlines, tenant.calls, tenant.audit, tenant.usage,
-            ),
-            (
-                call.session, call.id, f"{call.tenant}:{call.session}:{call.id}", call.entry, message,
-                context, outcome, self._worker, tenant.pods, *self._limits,
-            ),
-            patience=None,
-        )  # fmt: skip
+        offset: int = await self._publishing.add(call.lane, (call, message, outcome, context))
         return offset
+
+    async def _publish(self, lane: int, publications: Sequence[_Publication]) -> Sequence[int]:
+        keys = self._redis.keys
+        names = [keys.deadlines(lane), keys.calls(lane), keys.audit(lane)]
+        args: list[Argument] = [self._worker, keys.pods(lane), *self._limits]
+        for call, message, outcome, context in publications:
+            names += (*keys.session(call.tenant, call.session), keys.tenant(call.tenant).usage)
+            args += (
+                call.session, call.id, f"{call.tenant}:{call.session}:{call.id}", call.entry, message, context, outcome,
+            )  # fmt: skip
+        offsets: Sequence[int] = await self._redis.script("publish", names, args, patience=None)
+        return offsets
 
     async def notify(self, call: Call, number: int, message: bytes, extend_ms: int = 0, latest_ms: int = 0) -> int:
         """Send a message to the client while its call is under way.

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from trunkline.errors import UsageError
 
@@ -49,8 +49,7 @@ class Limits:
     """Live sessions."""
 
 
-@dataclass(frozen=True, slots=True)
-class ToolsetSwitch:
+class ToolsetSwitch(NamedTuple):
     """A toolset that the tenant has or had switched on."""
 
     name: str

@@ -12,11 +12,11 @@ def allowed(patterns: Sequence[str], tool_name: str) -> bool:
 
     No patterns allow every tool.
     """
-    return not patterns or any(fnmatchcase(tool_name, pattern) for pattern in patterns)
+    return not patterns or "*" in patterns or any(fnmatchcase(tool_name, pattern) for pattern in patterns)
 
 
 def filter_listing(result: dict[str, Any], patterns: Sequence[str]) -> dict[str, Any]:
     """The result of `tools/list` without the tools that the key may not call; the given one is left as it is."""
-    if not patterns:
+    if not patterns or "*" in patterns:
         return result
     return {**result, "tools": [tool for tool in result.get("tools", ()) if allowed(patterns, tool["name"])]}

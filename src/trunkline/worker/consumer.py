@@ -164,7 +164,7 @@ class Consumer:
     async def _run(self, call: Call) -> None:
         running = self._running[call.id]
         try:
-            answer = await self._execute(running)
+            answer = await self._execute_safely(running)
             if not running.over:
                 await self._publish(running, answer)
         except asyncio.CancelledError:
@@ -176,6 +176,14 @@ class Consumer:
                 running.timer.cancel()
             del self._running[call.id]
             self._slot_freed.set()
+
+    async def _execute_safely(self, running: Running) -> Answer:
+        """Whatever goes wrong is an answer: a message without one would hold its place in the lane for ever."""
+        try:
+            return await self._execute(running)
+        except Exception:  # the edge of a message: it is our fault, and said without its details
+            log.exception("call failed", call=running.call.id, session=running.call.session)
+            return self._platform_error(running.call, "Something went wrong here; it was logged.")
 
     async def _execute(self, running: Running) -> Answer:
         call = running.call

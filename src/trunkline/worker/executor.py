@@ -63,7 +63,8 @@ class CallContext:
         self, request_id: RequestId | None, params: Mapping[str, Any], session: SessionContext, notify: NotifyClient
     ) -> None:
         self.request_id = request_id
-        self._progress_token = (params.get("_meta") or {}).get("progressToken")
+        meta = params.get("_meta")
+        self._progress_token = meta.get("progressToken") if isinstance(meta, dict) else None
         self._session = session
         self._notify = notify
         self._cancel_requested: anyio.Event | None = None

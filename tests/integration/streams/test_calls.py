@@ -13,7 +13,7 @@ from trunkline.errors import SessionNotFound, TooManyRequests, Unavailable
 from trunkline.settings import Settings
 from trunkline.streams.audit import AuditFeed
 from trunkline.streams.calls import Bounds, Calls
-from trunkline.streams.client import Redis
+from trunkline.streams.client import Redis, source
 from trunkline.streams.sessions import Owner
 
 
@@ -39,33 +39,32 @@ async def test_an_answer_is_appended_once_and_leaves_nothing_behind(wire: Wire) 
     assert await wire.redis.command("ZCARD", lane.deadlines) == 0
 
 
-async def test_a_repeated_accept_is_accepted_once_pending_or_answered(wire: Wire) -> None:
-    """The connection broke before the answer of the script came: the client of Redis sends it again."""
-    keys = wire.redis.keys
-    tenant = keys.tenant(wire.owner.tenant)
-    names = [
-        *keys.session(wire.owner.tenant, wire.session),
-        tenant.deadlines, tenant.calls, tenant.audit, tenant.usage, tenant.sessions,
-    ]  # fmt: skip
-    call = await wire.accept()
-    args = [
-        wire.owner.principal, call, b"1", b"{}", 60_000, b"", wire.owner.tenant, wire.session, b"{}",
-        1_800_000, 10_000, 10_000, 1000, 1, 1_000_000,
-    ]  # fmt: skip
+async def test_a_repeated_script_changes_nothing_more(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection broke before the answer of a script came: it is sent again, and says so."""
     connection = await wire.redis.dial("test")
-    await connection.send("EVAL", _source("accept"), len(names), *names, *args, 1)
+    scripts: list[tuple[object, ...]] = []
+
+    async def run_twice(name: str, keys: list[str], args: list[object], **_: object) -> object:
+        script = ("EVAL", source(name), len(keys), *keys, *args)
+        scripts.append(script)
+        first = await connection.send(*script, 0)  # type: ignore[arg-type]
+        again = await connection.send(*script, 1)  # type: ignore[arg-type]
+        return first if name == "publish" else again
+
+    monkeypatch.setattr(wire.redis, "script", run_twice)
+    lane = wire.redis.keys.tenant(wire.owner.tenant)
+    await wire.accept(seed=b'{"id":1}')
+    assert await wire.redis.command("XLEN", lane.calls) == 1
+    assert await wire.in_flight() == 1
     (claimed,) = await wire.claim()
-    await wire.outbox.publish(claimed, b"{}", "ok")
-    await connection.send("EVAL", _source("accept"), len(names), *names, *args, 1)
+    assert await wire.outbox.notify(claimed, 1, b"progress") == 1
+    assert await wire.outbox.publish(claimed, b"answer", "ok") == 2
+    assert await connection.send(*scripts[0], 1) == [0]  # type: ignore[arg-type]
     connection.close()
-    assert await wire.redis.command("XLEN", tenant.calls) == 0
+    assert await wire.redis.command("XLEN", lane.calls) == 0
+    assert await wire.redis.command("XLEN", lane.audit) == 1
     assert await wire.in_flight() == 0
-
-
-def _source(name: str) -> str:
-    from trunkline.streams.client import source
-
-    return source(name)
+    assert await wire.sent() == [(1, b"progress"), (2, b"answer")]
 
 
 async def test_offsets_are_contiguous_over_concurrent_answers(wire: Wire) -> None:
@@ -164,7 +163,7 @@ async def test_cancelling_takes_only_the_named_request(wire: Wire) -> None:
 
 
 async def test_a_call_past_its_deadline_is_answered_by_the_sweep(redis_settings: Settings, wire: Wire) -> None:
-    redis = await Redis.connect(redis_settings.model_copy(update={"call_timeout": 0.001}), "test")
+    redis = await Redis.connect(redis_settings.model_copy(update={"call_timeout": 0.0005}), "test")
     hasty = replace(wire, calls=Calls(redis))
     call = await hasty.accept(request_id=b'"x"', seed=b'{"id":2}')
     (claimed,) = await wire.claim()

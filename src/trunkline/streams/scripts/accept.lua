@@ -1,48 +1,79 @@
 --@include renew
--- accept: a client's message becomes an accepted one: recorded as pending with its deadline and appended to its lane.
--- Guarantee: all of it or nothing; an accepted request is in `deadlines` until it is answered. Repeated, a request is
--- accepted once: it is still pending, or its answer is in the outbox. (A repeated notification may arrive twice.)
--- KEYS: 1 session, 2 outbox, 3 deadlines, 4 calls, 5 audit, 6 usage, 7 sessions of the tenant
--- ARGV: 1 principal, 2 call, 3 JSON-RPC id as JSON, '' for a notification, 4 body, 5 time for it in ms, 6 audit seed,
---       7 tenant, 8 session id, 9 caller, 10 session lifetime in ms, 11 longest lane, 12 longest audit backlog,
---       13 most in flight, 14 us between messages at the limit, 15 us of burst, 16 repeated
--- Returns 0, or {reason, ms after which to try again}: gone, lane, audit, inflight, rate.
-local session = redis.call('HMGET', KEYS[1], 'principal', 'context', 'fresh')
-if session[1] ~= ARGV[1] then return {'gone', 0} end
-local call, request = ARGV[2], ARGV[3] ~= ''
-
-if ARGV[16] == '1' and request then
-  if redis.call('HEXISTS', KEYS[1], 'p:' .. call) == 1 then return 0 end
-  for _, entry in ipairs(redis.call('XREVRANGE', KEYS[2], '+', '-')) do
-    if entry[2][4] == call then return 0 end
-  end
-end
-
-if redis.call('XLEN', KEYS[4]) >= tonumber(ARGV[11]) then return {'lane', 1000} end
-if redis.call('XLEN', KEYS[5]) >= tonumber(ARGV[12]) then return {'audit', 5000} end
-local usage = redis.call('HMGET', KEYS[6], 'inflight', 'due')
-local inflight = tonumber(usage[1] or 0)
-if request and inflight >= tonumber(ARGV[13]) then return {'inflight', 1000} end
-
--- The generic cell rate algorithm: `due` is the theoretical arrival time of the next message, in epoch us.
+-- accept: clients' messages of one lane become accepted ones: recorded as pending with their deadline and appended to
+-- the lane.
+-- Guarantee: of each message all of it or nothing; an accepted request is in `deadlines` until it is answered.
+-- Repeated, a request is accepted once: it is still pending, or its answer is in the outbox. (A repeated notification
+-- may arrive twice.)
+-- The first write is one that a full Redis refuses, so a refusal leaves nothing half done.
+-- KEYS: 1 deadlines, 2 calls, 3 audit; for each message: session, outbox, usage, sessions of the tenant
+-- ARGV: 1 time for a call in ms, 2 session lifetime in ms, 3 longest lane, 4 longest audit backlog; for each message:
+--       principal, call, JSON-RPC id as JSON ('' for a notification), body, audit seed, tenant, session id, caller,
+--       most in flight, us between messages at the limit, us of burst; last: repeated
+-- Returns for each message 0, or {reason, ms after which to try again}: gone, lane, audit, inflight, rate.
 local time = redis.call('TIME')
 local us = time[1] * 1000000 + time[2]
 local now = math.floor(us / 1000)
-local due = math.max(tonumber(usage[2] or 0), us) + ARGV[14]
-if due - us > tonumber(ARGV[15]) then return {'rate', math.ceil((due - us - ARGV[15]) / 1000)} end
-if request then inflight = inflight + 1 end
-redis.call('HSET', KEYS[6], 'due', string.format('%d', due), 'inflight', inflight)
+local accepted, deadline = string.format('%d', now), string.format('%d', now + ARGV[1])
+local room = ARGV[3] - redis.call('XLEN', KEYS[2])
+local unwritten = redis.call('XLEN', KEYS[3])
+local repeated = ARGV[#ARGV] == '1'
+local usages, due_at, answers = {}, {}, {}
 
-local accepted = string.format('%d', now)
-local deadline = request and string.format('%d', now + ARGV[5]) or '0'
-local head = '1\n' .. call .. '\n' .. ARGV[7] .. '\n' .. ARGV[8] .. '\n' .. accepted .. '\n' .. deadline
-local entry = redis.call('XADD', KEYS[4], '*', 'h', head, 'b', ARGV[4], 'a', ARGV[9], 'x', session[2] or '')
-if request then
-  redis.call('HSET', KEYS[1], 'p:' .. call, entry .. '\n' .. accepted .. '\n' .. ARGV[3] .. '\n' .. ARGV[6])
-  redis.call('ZADD', KEYS[3], deadline, ARGV[7] .. ':' .. ARGV[8] .. ':' .. call)
+local function usage_of(key)
+  local usage = usages[key]
+  if not usage then
+    local stored = redis.call('HMGET', key, 'inflight', 'due')
+    usage = {inflight = tonumber(stored[1] or 0), due = tonumber(stored[2] or 0), new = not stored[2]}
+    usages[key] = usage
+  end
+  return usage
 end
-if now > tonumber(session[3]) or not usage[2] then
-  renew(KEYS[1], KEYS[7], ARGV[8], ARGV[10], now)
-  redis.call('PEXPIRE', KEYS[6], ARGV[10])
+
+local function accept(session, outbox, usage_key, sessions, principal, call, id, body, seed, tenant, sid, caller, most,
+                      interval, burst)
+  local state = redis.call('HMGET', session, 'principal', 'context', 'fresh')
+  if state[1] ~= principal then return {'gone', 0} end
+  local request = id ~= ''
+  if repeated and request then
+    if redis.call('HEXISTS', session, 'p:' .. call) == 1 then return 0 end
+    for _, entry in ipairs(redis.call('XREVRANGE', outbox, '+', '-')) do
+      if entry[2][4] == call then return 0 end
+    end
+  end
+  if room <= 0 then return {'lane', 1000} end
+  if unwritten >= tonumber(ARGV[4]) then return {'audit', 5000} end
+  local usage = usage_of(usage_key)
+  if request and usage.inflight >= tonumber(most) then return {'inflight', 1000} end
+
+  -- The generic cell rate algorithm: `due` is the theoretical arrival time of the next message, in epoch us.
+  local due = math.max(usage.due, us) + interval
+  if due - us > tonumber(burst) then return {'rate', math.ceil((due - us - burst) / 1000)} end
+  usage.due, usage.changed = due, true
+
+  local head = '1\n' .. call .. '\n' .. tenant .. '\n' .. sid .. '\n' .. accepted .. '\n' .. (request and deadline or '0')
+  local entry = redis.call('XADD', KEYS[2], '*', 'h', head, 'b', body, 'a', caller, 'x', state[2] or '')
+  room = room - 1
+  if request then
+    usage.inflight = usage.inflight + 1
+    redis.call('HSET', session, 'p:' .. call, entry .. '\n' .. accepted .. '\n' .. id .. '\n' .. seed)
+    table.insert(due_at, deadline)
+    table.insert(due_at, tenant .. ':' .. sid .. ':' .. call)
+  end
+  if now > tonumber(state[3]) or usage.new then
+    renew(session, sessions, sid, ARGV[2], now)
+    usage.renew = true
+  end
+  return 0
 end
-return 0
+
+for m = 0, (#KEYS - 3) / 4 - 1 do
+  local k, a = 3 + m * 4, 4 + m * 11
+  answers[m + 1] = accept(KEYS[k + 1], KEYS[k + 2], KEYS[k + 3], KEYS[k + 4], ARGV[a + 1], ARGV[a + 2], ARGV[a + 3],
+    ARGV[a + 4], ARGV[a + 5], ARGV[a + 6], ARGV[a + 7], ARGV[a + 8], ARGV[a + 9], ARGV[a + 10], ARGV[a + 11])
+end
+if #due_at > 0 then redis.call('ZADD', KEYS[1], unpack(due_at)) end
+for key, usage in pairs(usages) do
+  if usage.changed then redis.call('HSET', key, 'due', string.format('%d', usage.due), 'inflight', usage.inflight) end
+  if usage.renew then redis.call('PEXPIRE', key, ARGV[2]) end
+end
+return answers

@@ -12,7 +12,8 @@ for i = 1, #fields, 2 do
   local call = string.match(fields[i], '^p:(.*)$')
   local id = call and string.match(fields[i + 1], '^.-\n.-\n(.-)\n')
   if id == ARGV[2] then
-    local entry = finish(KEYS[1], KEYS[2], KEYS[5], KEYS[4], ARGV[3] .. call, call, fields[i + 1], now, 'cancelled', '')
+    local entry = finish(KEYS[1], KEYS[4], call, fields[i + 1], now, 'cancelled', '')
+    forget(KEYS[2], {ARGV[3] .. call}, KEYS[5], 1)
     redis.call('XDEL', KEYS[3], entry)
     table.insert(cancelled, call)
   end

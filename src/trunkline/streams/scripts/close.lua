@@ -11,7 +11,8 @@ local fields = redis.call('HGETALL', KEYS[1])
 for i = 1, #fields, 2 do
   local call = string.match(fields[i], '^p:(.*)$')
   if call then
-    local entry = finish(KEYS[1], KEYS[3], KEYS[6], KEYS[5], ARGV[3] .. call, call, fields[i + 1], now, 'abandoned', '')
+    local entry = finish(KEYS[1], KEYS[5], call, fields[i + 1], now, 'abandoned', '')
+    forget(KEYS[3], {ARGV[3] .. call}, KEYS[6], 1)
     redis.call('XDEL', KEYS[4], entry)
     table.insert(abandoned, call)
   end

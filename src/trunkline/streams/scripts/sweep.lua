@@ -14,11 +14,13 @@ for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[
   local session = base .. 's:' .. sid
   local state = redis.call('HMGET', session, 'p:' .. call, 'box', 'holder')
   if state[1] then
-    local entry, id = finish(session, KEYS[1], base .. 'usage', KEYS[3], member, call, state[1], now, 'timeout', '')
-    redis.call('XACK', KEYS[2], 'workers', entry)
-    redis.call('XDEL', KEYS[2], entry)
+    local id = string.match(state[1], '^.-\n.-\n(.-)\n')
     local answer = '{"jsonrpc":"2.0","id":' .. id .. ',"error":' .. ARGV[4] .. '}'
     append(session, session .. ':out', sid, ARGV[5], state[2], state[3], {ARGV[6], ARGV[7], ARGV[8]}, now, call, answer)
+    local entry = finish(session, KEYS[3], call, state[1], now, 'timeout', '')
+    forget(KEYS[1], {member}, base .. 'usage', 1)
+    redis.call('XACK', KEYS[2], 'workers', entry)
+    redis.call('XDEL', KEYS[2], entry)
     table.insert(swept, call)
   elseif redis.call('ZREM', KEYS[1], member) == 1 then -- its session has ended before it
     redis.call('HINCRBY', base .. 'usage', 'inflight', -1)
