@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 
 import pytest
+from tests.journey import workshop
 from tests.sse import PATIENCE
 
 from trunkline.api.run import ApiProcess, listen
@@ -44,6 +46,11 @@ class Platform:
         process = WorkerProcess(settings, f"worker-{len(self._running)}", Catalog(gather(servers)))
         await self._start(process, process.run())
         return process
+
+    async def workshop(self, **changes: object) -> WorkerProcess:
+        """Start a worker that hosts the workshop, and switch it on for `demo`."""
+        await self.tenants.enable("demo", workshop.NAME)
+        return await self.worker(workshop.PATH, **changes)
 
     async def _start(self, process: ApiProcess | WorkerProcess, running: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(running)
@@ -85,3 +92,19 @@ async def platform(settings: Settings) -> AsyncIterator[Platform]:
     await made.aclose()
     await database.aclose()
     await redis.aclose()
+
+
+@pytest.fixture
+async def gate() -> AsyncIterator[workshop.Gate]:
+    """A gate of the workshop that no other test knows; open when the test ends, so that nothing stays behind it."""
+    made = workshop.Gate(secrets.token_hex(6))
+    workshop.gates[made.name] = made
+    yield made
+    workshop.gates.pop(made.name).open()
+
+
+async def eventually(holds: Callable[[], Awaitable[object]]) -> None:
+    """Ask until it is so; each question is a round trip, which is pause enough."""
+    async with asyncio.timeout(PATIENCE):
+        while not await holds():
+            pass
