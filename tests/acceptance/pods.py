@@ -77,6 +77,10 @@ class Pod:
     def get(self, path: str, **headers: str) -> httpx2.Response:
         return httpx2.get(self.url + path, headers=headers, timeout=5, trust_env=False, verify=TLS)
 
+    async def has_read(self) -> None:
+        """Wait until this API pod has read what it was sent so far: it has then answered what was sent later."""
+        assert (await asyncio.to_thread(self.get, "/livez")).status_code == 200
+
     def lines(self) -> list[str]:
         """What it has written: its log, and anything else that a process says."""
         return self.log.read_text().splitlines()

@@ -28,8 +28,6 @@ class Session:
         self.offset = 0
         self.notifications: list[dict[str, Any]] = []
         self.endpoint = ""
-        self.noticed = asyncio.Event()
-        """Set with every notification."""
         timeout = httpx2.Timeout(PATIENCE, read=PATIENCE * 2)
         self._http = httpx2.AsyncClient(timeout=timeout, trust_env=False, verify=TLS)
         self._headers = {"authorization": f"Bearer {key}"}
@@ -37,6 +35,7 @@ class Session:
         self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._number = -1
         self._open = asyncio.Event()
+        self._noticed = asyncio.Event()
         self._reading: asyncio.Task[None] | None = None
 
     @contextlib.asynccontextmanager
@@ -73,10 +72,25 @@ class Session:
     async def send(self, method: str, params: dict[str, Any]) -> asyncio.Future[dict[str, Any]]:
         """Send a request, which must be accepted; what its result will be."""
         self._number += 1
-        answer = self._waiting[self._number] = asyncio.get_running_loop().create_future()
+        answer = self.expect(self._number)
         status = await self._post({"jsonrpc": "2.0", "id": self._number, "method": method, "params": params})
         assert status == 202
+        return answer
+
+    def expect(self, number: int) -> asyncio.Future[dict[str, Any]]:
+        """What the result of the request with that id will be."""
+        answer = self._waiting[number] = asyncio.get_running_loop().create_future()
         return asyncio.ensure_future(asyncio.wait_for(answer, PATIENCE))
+
+    async def told(self, method: str) -> dict[str, Any]:
+        """The first notification of that name, which may still have to come."""
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                for notification in self.notifications:
+                    if notification["method"] == method:
+                        return notification
+                self._noticed.clear()
+                await self._noticed.wait()
 
     async def call(self, tool: str, **arguments: object) -> str:
         """Call a tool; the text of its result."""
@@ -128,4 +142,4 @@ class Session:
                 self._waiting.pop(message["id"]).set_result(message["result"])
             else:
                 self.notifications.append(message)
-                self.noticed.set()
+                self._noticed.set()

@@ -79,9 +79,14 @@ def worker(
         overrides["servers"] = tuple(dict.fromkeys((*configured.servers, *server)))
         configured = load_settings(**overrides)
 
+    import asyncio
+
     from trunkline.worker.run import work
 
-    work(configured)
+    try:
+        work(configured)
+    except asyncio.CancelledError:  # by a second signal: calls were left to the sweep
+        raise typer.Exit(1) from None
 
 
 def migrate() -> None:

@@ -1,0 +1,166 @@
+"""Pods that stop, and pods that die: what their clients notice of it, and what becomes of what was under way."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from signal import SIGINT, SIGKILL, SIGTERM, Signals
+
+import pytest
+from tests.acceptance.pods import Deployment, Pod
+from tests.acceptance.sessions import Session
+
+STREAMS = 20
+ROUNDS = 5
+"""Calls of each session before the pod stops, and as many after."""
+
+
+@contextlib.asynccontextmanager
+async def sessions(deployment: Deployment, pods: list[str], posts: str) -> AsyncIterator[list[Session]]:
+    async with contextlib.AsyncExitStack() as stack:
+        made = [Session(deployment.key, pods, posts) for _ in range(STREAMS)]
+        yield await asyncio.gather(*(stack.enter_async_context(session.opened()) for session in made))
+
+
+async def call_on(name: int, session: Session, halfway: asyncio.Barrier) -> None:
+    """Call without a pause, before, while and after something happens; every answer must be the call's own."""
+    for number in range(ROUNDS):
+        assert await session.call("echo", text=f"{name} before {number}") == f"{name} before {number}"
+    await halfway.wait()
+    for number in itertools.count():
+        assert await session.call("echo", text=f"{name} after {number}") == f"{name} after {number}"
+        if session.ends and number >= ROUNDS:
+            return
+
+
+@pytest.mark.parametrize("number", [SIGTERM, SIGKILL])
+async def test_clients_of_a_pod_that_ends_go_on_at_another_with_nothing_lost_and_nothing_twice(
+    deployment: Deployment, number: Signals
+) -> None:
+    leaving, staying, _ = await deployment.start(apis=2, workers=1)
+    halfway = asyncio.Barrier(STREAMS + 1)
+    async with (
+        asyncio.timeout(60),
+        sessions(deployment, [leaving.url, staying.url], posts=staying.url) as opened,
+        asyncio.TaskGroup() as group,
+    ):
+        for name, session in enumerate(opened):
+            group.create_task(call_on(name, session, halfway))
+        await halfway.wait()
+        leaving.signal(number)
+        assert await leaving.ended() == (0 if number == SIGTERM else -SIGKILL)
+    ends = [end for session in opened for end in session.ends]
+    assert len(ends) == STREAMS, "each comes back once, and stays"
+    if number == SIGTERM:
+        assert all(250 <= int(end) <= 2_000 for end in ends), "each was told when to come back"
+
+
+async def test_a_client_of_a_killed_pod_receives_at_another_what_was_answered_meanwhile(
+    deployment: Deployment,
+) -> None:
+    killed, poster, _ = await deployment.start(apis=2, workers=1)
+    async with Session(deployment.key, [killed.url, poster.url], posts=poster.url).opened() as session:
+        running = await session.send("tools/call", {"name": "countdown", "arguments": {"start": 2, "interval": 0.3}})
+        killed.signal(SIGKILL)
+        at_once = [await session.send("ping", {}) for _ in range(5)]
+        assert await asyncio.gather(*at_once) == [{}] * 5
+        assert (await running)["content"][0]["text"] == "counted down from 2"
+        assert len(session.ends) == 1
+
+
+@dataclass
+class Half:
+    """A POST whose body has not arrived whole."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    rest: bytes
+
+    async def complete(self) -> bytes:
+        """Send the rest; the first line of the answer."""
+        self.writer.write(self.rest)
+        async with asyncio.timeout(10):
+            line = await self.reader.readline()
+        self.writer.close()
+        return line
+
+
+async def post_half(pod: Pod, key: str, endpoint: str, first: bytes, rest: bytes) -> Half:
+    """POST a message to a pod, of which it has the head and the first part by now."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(pod.url.rpartition(":")[2]))
+    head = (
+        f"POST {endpoint} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {key}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(first + rest)}\r\n\r\n"
+    )
+    writer.write(head.encode() + first)
+    await writer.drain()
+    await pod.has_read()
+    return Half(reader, writer, rest)
+
+
+async def test_a_post_that_a_stopping_pod_has_begun_to_read_is_accepted_and_answered(deployment: Deployment) -> None:
+    leaving, staying, _ = await deployment.start(apis=2, workers=1)
+    async with Session(deployment.key, [staying.url], posts=staying.url).opened() as session:
+        answer = session.expect(1)
+        body = b'{"jsonrpc":"2.0","id":1,"method":"ping"}'
+        half = await post_half(leaving, deployment.key, session.endpoint, body[:5], body[5:])
+        leaving.signal(SIGTERM)
+        assert await leaving.logs("draining")
+        assert b"202" in await half.complete()
+        assert await answer == {}
+        assert await leaving.ended() == 0
+
+
+async def test_a_worker_that_stops_finishes_what_it_runs(deployment: Deployment) -> None:
+    api, worker = await deployment.start(apis=1, workers=1)
+    async with Session(deployment.key, [api.url], posts=api.url).opened() as session:
+        calls = [
+            await session.send(
+                "tools/call",
+                {"name": "countdown", "arguments": {"start": 2, "interval": 0.5}, "_meta": {"progressToken": number}},
+            )
+            for number in range(8)
+        ]
+        await session.told("notifications/progress")
+        worker.signal(SIGTERM)
+        assert await worker.logs("draining")
+        results = await asyncio.gather(*calls)
+        assert {result["content"][0]["text"] for result in results} == {"counted down from 2"}
+        late = await session.send("ping", {})
+        assert await worker.ended() == 0
+        assert not late.done(), "a worker that stops claims nothing more"
+        await deployment.worker()
+        assert await late == {}
+
+
+@pytest.mark.parametrize("number", [SIGTERM, SIGINT])
+async def test_a_second_signal_ends_a_worker_at_once(deployment: Deployment, number: Signals) -> None:
+    api, worker = await deployment.start(apis=1, workers=1)
+    async with Session(deployment.key, [api.url], posts=api.url).opened() as session:
+        arguments = {"start": 60, "interval": 5}
+        call = await session.send(
+            "tools/call", {"name": "countdown", "arguments": arguments, "_meta": {"progressToken": 0}}
+        )
+        await session.told("notifications/progress")
+        worker.signal(number)
+        assert await worker.logs("draining")
+        worker.signal(number)
+        code = await worker.ended(3)
+        call.cancel()
+    assert code >= 0, "it ended by itself"
+    assert not [line for line in worker.lines() if not line.startswith("{")]
+
+
+@pytest.mark.parametrize("number", [SIGTERM, SIGINT])
+async def test_a_second_signal_ends_an_api_pod_at_once(deployment: Deployment, number: Signals) -> None:
+    (api,) = await deployment.start(apis=1, workers=0)
+    half = await post_half(api, deployment.key, "/t/demo/messages?session_id=x", b"{", b"}")
+    api.signal(number)
+    assert await api.logs("draining")
+    api.signal(number)
+    assert await api.ended(3) >= 0
+    assert not [line for line in api.lines() if not line.startswith("{")]
+    half.writer.close()
