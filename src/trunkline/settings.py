@@ -57,7 +57,12 @@ class Settings(BaseSettings):
     )
 
     metrics_port: int = Field(
-        0, ge=0, le=65535, description="Port on which a worker serves `/metrics`; 0 serves none. API pods use their own."
+        0, ge=0, le=65535, description="Port on which a worker serves `/metrics`, 0 for none; API pods use their own."
+    )
+
+    trusted_proxies: CommaSeparated = Field(
+        ("127.0.0.1", "::1"),
+        description="Addresses of proxies whose X-Forwarded-For is believed, comma-separated; `*` for all.",
     )
 
     max_body_bytes: int = Field(1_048_576, gt=0, description="Largest POST body, in bytes; beyond it 413.")
@@ -97,7 +102,7 @@ class Settings(BaseSettings):
     concurrency: int = Field(64, gt=0, le=10_000, description="Calls that one worker runs at once.")
     drain_timeout: float = Field(30.0, gt=0, description="Seconds that a stopping process gives what it has begun.")
 
-    @field_validator("servers", "allowed_origins", "allowed_hosts", mode="before")
+    @field_validator("servers", "allowed_origins", "allowed_hosts", "trusted_proxies", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
@@ -122,7 +127,7 @@ class Settings(BaseSettings):
             secret = self.secret_key.get_secret_value()
             if len(secret) < SHORTEST_SECRET or secret.lower() in KNOWN_SECRETS or len(set(secret)) < 8:
                 raise ValueError(
-                    "SECRET_KEY must be 32 characters or more that nobody can guess; to make one: openssl rand -hex 32"
+                    "SECRET_KEY must be 32 or more characters that nobody can guess, as from: openssl rand -hex 32"
                 )
         return self
 

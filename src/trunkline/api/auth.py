@@ -67,6 +67,7 @@ class Authenticator:
     def __init__(self, directory: TenantDirectory, verifier: Verifier, settings: Settings) -> None:
         self._directory = directory
         self._verifier = verifier
+        self._trusted = settings.trusted_proxies
         self._throttle = AddressThrottle(settings.public_rate, settings.public_burst)
         self._identities: OrderedDict[tuple[str, str], Identity] = OrderedDict()
 
@@ -91,7 +92,7 @@ class Authenticator:
             return self._identity(tenant, token, await self._authenticate(token, slug))
         if scheme or tenant.access != "public":
             raise Unauthorized
-        self._throttle.check(request.address)
+        self._throttle.check(request.address(self._trusted))
         return self._identity(tenant, "", public_principal(tenant))
 
     def stand_in(self, identity: Identity) -> bytes:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 
+from trunkline.api.auth import Identity
 from trunkline.api.http import Protocol
 from trunkline.envelope import Delivery
 from trunkline.logs import stations
 from trunkline.metrics import Metrics
 from trunkline.settings import Settings
-from trunkline.streams.sessions import Attachment, Owner, Sent
+from trunkline.streams.sessions import Attachment, Sent
 
 KEEP_ALIVE = b": keep-alive\n\n"
 
@@ -27,25 +28,27 @@ class Stream:
 
     __slots__ = (
         "_buffer", "_buffered", "_clock", "_flushing", "_metrics", "_protocol", "_settings", "_task",
-        "ended", "generation", "hold", "last", "owner", "session", "slug", "touched", "wrote",
+        "ended", "expires_at", "generation", "hold", "last", "owner", "session", "slug", "touched", "wrote",
     )  # fmt: skip
 
     def __init__(
-        self, owner: Owner, slug: str, session: str, last: int, protocol: Protocol, settings: Settings, metrics: Metrics
+        self, identity: Identity, session: str, last: int, protocol: Protocol, settings: Settings, metrics: Metrics
     ) -> None:
-        self.owner = owner
-        self.slug = slug
+        self.owner = identity.owner
+        self.slug = identity.tenant.slug
         self.session = session
         self.last = last
         """The offset of the last message handed to the connection."""
         self.generation = 1
         self.hold: list[Delivery] | None = None
         """Deliveries kept back while earlier ones are read from the outbox."""
+        self.expires_at = identity.principal.expires_at
+        """Epoch seconds until which the key is valid that opened the stream."""
         self.ended = ""
         """Why the stream ends; empty while it is open."""
         self._clock = asyncio.get_running_loop().time
         self.touched = self.wrote = self._clock()
-        """When the session's life was last renewed; `wrote`: when bytes were last written, both by the loop's clock."""
+        """When the session's life was last renewed; `wrote`: when bytes were last written; by the loop's clock."""
         self._buffer: list[bytes] = []
         self._buffered = 0
         self._flushing: asyncio.Task[None] | None = None

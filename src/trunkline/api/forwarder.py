@@ -8,6 +8,7 @@ renewed, every minute.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -133,9 +134,11 @@ class Forwarder:
         clock = asyncio.get_running_loop().time
         while True:
             await asyncio.sleep(1.0)
-            now = clock()
+            now, today = clock(), time.time()
             quiet_since = now - self._settings.keepalive_interval + 1.0
             for stream in self._connections:
+                if stream.expires_at <= today:
+                    stream.end("key expired")
                 if stream.wrote < quiet_since:
                     stream.write(KEEP_ALIVE)
                 if stream.touched < now - _RENEW_EVERY:

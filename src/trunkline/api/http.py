@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Container, MutableMapping
 from typing import Any, cast
 from urllib.parse import parse_qs
 
@@ -70,11 +70,14 @@ class Request:
         found: Protocol = self.scope["extensions"]["trunkline.protocol"]
         return found
 
-    @property
-    def address(self) -> str:
-        """The client's address, as the trusted proxy in front names it."""
-        client = self.scope.get("client")
-        return client[0] if client else ""
+    def address(self, trusted: Container[str]) -> str:
+        """The client's address: of the peers on the way here, the last that is not a trusted proxy."""
+        peer, _ = self.scope.get("client") or ("", 0)
+        hops = [hop.strip() for hop in (*self.header(b"x-forwarded-for").split(","), str(peer)) if hop.strip()]
+        for hop in reversed(hops):
+            if "*" not in trusted and hop not in trusted:
+                return hop
+        return hops[0] if hops else ""
 
     def abort(self) -> None:
         """Drop the connection and what it still holds for its client."""
@@ -183,7 +186,7 @@ class Corked:
 
 
 class Protocol(HttpToolsProtocol):
-    """uvicorn's protocol, which also knows since when it waits for a request's head, and can stream without a task."""
+    """uvicorn's protocol, which also knows since when it waits for a head, and can stream without a task."""
 
     head_since: float | None
     """When the client began the head of a request, by the loop's clock; None while there is none under way."""

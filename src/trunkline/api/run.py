@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 import time
@@ -141,6 +142,7 @@ class ApiProcess:
                 loop="none",
                 ws="none",
                 lifespan="off",
+                proxy_headers=False,
                 interface="asgi3",
                 log_config=None,
                 access_log=False,
@@ -156,10 +158,13 @@ class ApiProcess:
         timing = asyncio.create_task(self._drop_slow_heads(), name="heads")
         serving = asyncio.create_task(self._server.serve([listener]), name="server")
         stopping = asyncio.create_task(self._stop.wait(), name="stop")
+        gc.freeze()  # what start-up made is never garbage; looking through it costs pauses
         log.info("listening", address=listener.getsockname()[:2])
         try:
             # A side task never ends by itself: if one does, the pod cannot do its work and ends with its error.
-            await asyncio.wait({forwarding, refreshing, timing, serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(
+                {forwarding, refreshing, timing, serving, stopping}, return_when=asyncio.FIRST_COMPLETED
+            )
             await self._drain(serving)
         finally:
             for task in (forwarding, refreshing, timing, stopping):
@@ -198,6 +203,11 @@ class ApiProcess:
             if stream.owner.principal == key_id:
                 stream.end("key revoked")
 
+    def _end_streams_of_revoked_keys(self) -> None:
+        for stream in self._connections:
+            if self._verifier.is_revoked(stream.owner.principal):
+                stream.end("key revoked")
+
     async def _end_streams_of_tenant(self, slug: str) -> None:
         """End the streams of a tenant that is suspended, deleted or not public any more."""
         tenant = await self._directory.get(slug)
@@ -210,10 +220,8 @@ class ApiProcess:
         self._directory.forget_all()
         with contextlib.suppress(Unavailable):  # what was known stays
             await self._verifier.refresh()
+        self._end_streams_of_revoked_keys()
         self.ready.set()
-        for stream in self._connections:
-            if self._verifier.is_revoked(stream.owner.principal):
-                stream.end("key revoked")
 
     async def _drop_slow_heads(self) -> None:
         """Hang up on clients that take their time over the head of a request."""
@@ -230,6 +238,7 @@ class ApiProcess:
             await asyncio.sleep(_REFRESH_EVERY)
             with contextlib.suppress(Unavailable):  # what was known stays
                 await self._verifier.refresh()
+            self._end_streams_of_revoked_keys()
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

@@ -114,7 +114,8 @@ class SseTransport:
     async def _open(self, request: Request, identity: Identity) -> Stream:
         session = new_session_id()
         stream = self._stream(request, identity, session, 0)
-        await self._sessions.open(identity.owner, session, TRANSPORT, identity.tenant.limits.sessions)
+        limit = identity.tenant.limits.sessions
+        await self._sessions.open(identity.owner, session, TRANSPORT, identity.caller, limit)
         self._connections.add(stream)
         self._metrics.sessions_opened_total.inc()
         await self._begin(request, stream)
@@ -138,9 +139,7 @@ class SseTransport:
         return stream
 
     def _stream(self, request: Request, identity: Identity, session: str, last: int) -> Stream:
-        return Stream(
-            identity.owner, identity.tenant.slug, session, last, request.protocol, self._settings, self._metrics
-        )
+        return Stream(identity, session, last, request.protocol, self._settings, self._metrics)
 
     async def _begin(self, request: Request, stream: Stream) -> None:
         headers = [*_STREAM_HEADERS, *request.cors]
@@ -232,7 +231,7 @@ class SseTransport:
         # A client's response to a request of the server travels like a notification: it gets no answer.
         request_id = envelope.id if envelope.kind == "request" else b""
         audit = self._audit(identity, call, session, envelope)
-        message = Message(call, session, request_id, body, identity.caller, audit)
+        message = Message(call, session, request_id, body, audit)
         started = time.perf_counter()
         await self._calls.accept(identity.owner, message, identity.bounds)
         self._metrics.enqueue_seconds.observe(time.perf_counter() - started)

@@ -38,8 +38,6 @@ class Message(NamedTuple):
     request_id: bytes
     """The JSON-RPC id as JSON; empty for a notification."""
     body: bytes
-    caller: bytes
-    """The principal as the worker needs it, see `Call.caller`."""
     seed: bytes = b""
     """What is known now of the audit event; empty where none is due."""
 
@@ -100,8 +98,7 @@ class Calls:
             names += (*keys.session(owner.tenant, message.session), tenant.usage, tenant.sessions)
             args += (
                 owner.principal, message.call, message.request_id, message.body, message.seed,
-                owner.tenant, message.session, message.caller,
-                bounds.in_flight, bounds.interval_us, bounds.burst_us,
+                owner.tenant, message.session, bounds.in_flight, bounds.interval_us, bounds.burst_us,
             )  # fmt: skip
         answers: Sequence[Any] = await self._redis.script("accept", names, args)
         return answers

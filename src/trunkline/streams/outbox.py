@@ -48,9 +48,8 @@ class Outbox:
         args: list[Argument] = [self._worker, keys.pods(lane), *self._limits]
         for call, message, outcome, context in publications:
             names += (*keys.session(call.tenant, call.session), keys.tenant(call.tenant).usage)
-            args += (
-                call.session, call.id, f"{call.tenant}:{call.session}:{call.id}", call.entry, message, context, outcome,
-            )  # fmt: skip
+            member = f"{call.tenant}:{call.session}:{call.id}"
+            args += (call.session, call.id, member, call.entry, message, context, outcome)
         offsets: Sequence[int] = await self._redis.script("publish", names, args, patience=None)
         return offsets
 

@@ -62,8 +62,8 @@ class Sessions:
         self._pod = pod
         self._lifetime_ms = redis.settings.session_ttl * 1000
 
-    async def open(self, owner: Owner, session: str, transport: str, limit: int) -> None:
-        """Open a session whose stream this pod holds, generation 1.
+    async def open(self, owner: Owner, session: str, transport: str, caller: bytes, limit: int) -> None:
+        """Open a session whose stream this pod holds, generation 1; `caller` goes to the worker with each call.
 
         Raises:
             TooManyRequests: the tenant has `limit` sessions already.
@@ -72,7 +72,7 @@ class Sessions:
         opened = await self._redis.script(
             "open",
             [keys.session(owner.tenant, session)[0], keys.tenant(owner.tenant).sessions],
-            [session, owner.principal, transport, self._pod, self._lifetime_ms, limit],
+            [session, owner.principal, transport, self._pod, self._lifetime_ms, limit, caller],
         )
         if not opened:
             raise TooManyRequests("The tenant has as many sessions as it may have; close some.", retry_after=30)

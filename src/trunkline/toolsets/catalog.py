@@ -47,6 +47,8 @@ class Hosted:
 
     server: Server[Any]
     lifespan_state: Any
+    listed: set[str] | None
+    """Tools that the author's own server is known to list; None where the server itself answers unknown names."""
     repeatable: frozenset[str]
     """Tools, by the names that clients use, whose authors say that calling them twice does no harm."""
 
@@ -136,8 +138,9 @@ class Catalog:
                 members.append(member)
                 repeatable |= {name for name, tool in seen.items() if _harmless_twice(tool)}
         if len(members) == 1 and tools.kept(members[0].name) and prompts.kept(members[0].name):
-            return Hosted(members[0].server, members[0].state, frozenset(repeatable))
-        return Hosted(Composed(members, tools, prompts), {}, frozenset(repeatable))
+            listed = {tool.name for tool in members[0].offer.tools} if members[0].serves("tools/list") else None
+            return Hosted(members[0].server, members[0].state, listed, frozenset(repeatable))
+        return Hosted(Composed(members, tools, prompts), {}, None, frozenset(repeatable))
 
     def _miss(self, switch: Switch) -> None:
         if switch.enabled and switch.name not in self._missed:

@@ -153,7 +153,7 @@ class Member:
 
 
 def stop_idle_tracing(server: Server[Any]) -> None:
-    """Take the SDK's tracing out of a server where this process traces nothing: a fifth of what a small call costs."""
+    """Take the SDK's tracing out of a server where this process traces nothing: a fifth of a small call's cost."""
     if isinstance(get_tracer_provider(), ProxyTracerProvider):
         server.middleware[:] = [one for one in server.middleware if not isinstance(one, OpenTelemetryMiddleware)]
 

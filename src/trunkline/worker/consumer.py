@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
+from collections.abc import Coroutine
 
 import orjson
 import structlog
@@ -32,7 +34,30 @@ _SWEEP_GRACE_MS = 2_000
 """How long after its deadline a call is left to the worker that runs it."""
 _CLOCK_EVERY = 30.0
 
+_THREAD_LOOK = 0.1
+"""Seconds between looks at whether the thread of a call that nobody waits for has returned."""
+
 log = structlog.get_logger(__name__)
+
+
+def waits_for_thread(task: asyncio.Task[None]) -> bool:
+    """Whether a task waits for a function that anyio runs in a thread, as the SDK does with every plain `def`.
+
+    asyncio's cancellation would leave the thread behind, beyond any bound; anyio's own waits for it, and costs a
+    scope around every call. So the chain of awaits is looked at, for the few calls that are cancelled.
+    """
+    awaited: object = task.get_coro()
+    while awaited is not None:
+        code = getattr(awaited, "cr_code", None)
+        if code is not None and code.co_name == "run_sync_in_worker_thread":
+            return True
+        awaited = getattr(awaited, "cr_await", None)
+    return False
+
+
+async def _unless_away(command: Coroutine[object, object, object]) -> None:
+    with contextlib.suppress(Unavailable, RedisRefusal):
+        await command
 
 
 class Running:
@@ -75,6 +100,9 @@ class Consumer:
         self._answering: set[asyncio.Task[int]] = set()
         self._slot_freed = asyncio.Event()
         self._stopping = False
+        self._reading = 0
+        """Redis' own id of the connection that waits for calls; 0 while there is none."""
+        self._unblocking: asyncio.Task[object] | None = None
 
     async def run(self) -> None:
         """Claim and run calls until `stop`, then finish what runs."""
@@ -83,9 +111,12 @@ class Consumer:
         await self._finish()
 
     def stop(self) -> None:
-        """Claim nothing more."""
+        """Claim nothing more; a claim that waits in Redis is sent back empty-handed."""
         self._stopping = True
         self._slot_freed.set()
+        if self._reading:
+            unblock = self._redis.command("CLIENT", "UNBLOCK", self._reading)
+            self._unblocking = asyncio.create_task(_unless_away(unblock))
 
     def cancel(self, call_id: str) -> None:
         """The client took a call back: stop it, if it runs here."""
@@ -93,7 +124,7 @@ class Consumer:
         if running is not None and not running.over:
             running.over = True
             self._metrics.executed("cancelled")
-            running.task.cancel()
+            self._halt(running)
 
     async def keep(self) -> None:
         """Sweep the lanes for calls past their deadline, and keep the clock, until cancelled."""
@@ -134,6 +165,7 @@ class Consumer:
         connection = await self._redis.dial("lanes", timeout=_BLOCK_MS / 1000 + 4)
         reader = LaneReader(connection, self._redis, self._worker)
         try:
+            self._reading = await connection.send("CLIENT", "ID")
             while not self._stopping:
                 free = self._settings.concurrency - len(self._running)
                 if free <= 0:
@@ -146,6 +178,7 @@ class Consumer:
                 if len(claimed) >= _BUSY:
                     await asyncio.sleep(_GATHER)
         finally:
+            self._reading = 0
             connection.close()
 
     def _begin(self, call: Call) -> None:
@@ -165,7 +198,9 @@ class Consumer:
         running = self._running[call.id]
         try:
             answer = await self._execute_safely(running)
-            if not running.over:
+            if running.over:
+                await self._outbox.publish(call, b"", "cancelled")
+            else:
                 await self._publish(running, answer)
         except asyncio.CancelledError:
             if not running.over:
@@ -247,7 +282,7 @@ class Consumer:
         )
 
     def _answer_instead(self, running: Running, code: int, text: str, outcome: Outcome) -> None:
-        """Answer now what a tool has not; it is cancelled, but a blocking one keeps its slot until it returns."""
+        """Answer now what a tool has not, then halt it."""
         if running.over:
             return
         running.over = True
@@ -260,7 +295,14 @@ class Consumer:
         )
         self._answering.add(publishing)
         publishing.add_done_callback(self._answering.discard)
-        publishing.add_done_callback(lambda _: running.task.cancel())
+        publishing.add_done_callback(lambda _: self._halt(running))
+
+    def _halt(self, running: Running) -> None:
+        """Cancel a call, once no blocking function holds a thread for it: until then its slot is not free."""
+        if waits_for_thread(running.task):
+            asyncio.get_running_loop().call_later(_THREAD_LOOK, self._halt, running)
+        else:
+            running.task.cancel()
 
     def _platform_error(self, call: Call, text: str) -> Answer:
         request_id = orjson.loads(call.body).get("id")

@@ -116,71 +116,92 @@ class Executor:
         An error of the tool, the server or the message becomes the answer; only cancellation is raised.
         """
         body = orjson.loads(call.body)
-        method, params, request_id = body.get("method", ""), body.get("params", {}), body.get("id")
-        hosted = self._catalog.server_for(switches)
         session = decode_context(call.context)
-        context = CallContext(request_id if call.wants_answer else None, params, session, notify)
-        connection = _restore(call, session, context)
+        params = body.get("params", {})
+        context = CallContext(body.get("id") if call.wants_answer else None, params, session, notify)
+        run = _Run(
+            self._catalog.server_for(switches), context, _restore(call, session, context), session, caller.tools
+        )
         tenant = current_tenant_var.set(CurrentTenant(caller.tenant_id, caller.slug, caller.key_id))
         user = auth_context_var.set(_user(call.caller))
         try:
             if call.wants_answer:
-                return await _request(hosted, context, connection, session, caller, method, params)
-            await _notification(hosted, context, connection, method, params)
+                return await run.request(body["method"], params)
+            await run.notification(body.get("method", ""), params)
+            return Answer(b"", "ok")
         finally:
             auth_context_var.reset(user)
             current_tenant_var.reset(tenant)
-        return Answer(b"", "ok")
 
 
-async def _request(
-    hosted: Hosted,
-    context: CallContext,
-    connection: Connection,
-    session: SessionContext,
-    caller: Caller,
-    method: str,
-    params: dict[str, Any],
-) -> Answer:
-    outcome: Outcome = "ok"
-    changed = b""
-    try:
-        if method == "tools/call" and not allowed(caller.tools, str(params.get("name"))):
-            raise MCPError(code=INVALID_PARAMS, message=f"Unknown tool: {params.get('name')}")
-        result = await _serve(hosted, context, connection, method, params)
-        if method == "tools/list":
-            result = filter_listing(result, caller.tools)
-        elif method == "initialize":
-            changed = SessionContext(connection.protocol_version, params, session.log_level).encode()
-        elif method == "logging/setLevel":
-            changed = session.with_log_level(str(params["level"])).encode()
-        elif result.get("isError") is True:
-            outcome = "tool_error"
-        message = to_json({"jsonrpc": "2.0", "id": context.request_id, "result": result})
-    except Exception as error:  # noqa: BLE001 - the edge of a message: whatever a server raises is its answer
-        outcome = "error"
-        message = error_message(context.request_id, modern_error_data(error))
-    return Answer(message, outcome, changed)
+class _Run(NamedTuple):
+    """One message, its server, and the connection as far as the server sees one."""
 
+    hosted: Hosted
+    context: CallContext
+    connection: Connection
+    session: SessionContext
+    tools: tuple[str, ...]
+    """Patterns of the tools that the caller's key allows."""
 
-async def _notification(
-    hosted: Hosted, context: CallContext, connection: Connection, method: str, params: dict[str, Any]
-) -> None:
-    if not method:  # a client's response to a request that no server here can have sent
-        log.debug("response dropped")
-        return
-    await ServerRunner(hosted.server, connection, hosted.lifespan_state).on_notify(context, method, params)
-    await _clean_up(connection)
+    async def request(self, method: str, params: dict[str, Any]) -> Answer:
+        outcome: Outcome = "ok"
+        changed = b""
+        try:
+            if method == "tools/call":
+                await self.check_tool(params.get("name"))
+            result = await self.serve(method, params)
+            if method == "tools/list":
+                result = filter_listing(result, self.tools)
+            elif method == "initialize":
+                changed = SessionContext(self.connection.protocol_version, params, self.session.log_level).encode()
+            elif method == "logging/setLevel":
+                changed = self.session.with_log_level(str(params["level"])).encode()
+            elif result.get("isError") is True:
+                outcome = "tool_error"
+            message = to_json({"jsonrpc": "2.0", "id": self.context.request_id, "result": result})
+        except Exception as error:  # noqa: BLE001 - the edge of a message: whatever a server raises is its answer
+            outcome = "error"
+            message = error_message(self.context.request_id, modern_error_data(error))
+        return Answer(message, outcome, changed)
 
+    async def notification(self, method: str, params: dict[str, Any]) -> None:
+        if not method:  # a client's response to a request that no server here can have sent
+            log.debug("response dropped")
+            return
+        await self.runner.on_notify(self.context, method, params)
+        await _clean_up(self.connection)
 
-async def _serve(
-    hosted: Hosted, context: CallContext, connection: Connection, method: str, params: dict[str, Any]
-) -> dict[str, Any]:
-    """What the SDK's `serve_one` does, but for a cancel scope around the clean-up, a fifth of its cost."""
-    try:
-        return await ServerRunner(hosted.server, connection, hosted.lifespan_state).on_request(context, method, params)
-    finally:
-        await _clean_up(connection)
+    async def serve(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        """What the SDK's `serve_one` does, but for a cancel scope around the clean-up, a fifth of its cost."""
+        try:
+            return await self.runner.on_request(self.context, method, params)
+        finally:
+            await _clean_up(self.connection)
+
+    @property
+    def runner(self) -> ServerRunner[Any]:
+        return ServerRunner(self.hosted.server, self.connection, self.hosted.lifespan_state)
+
+    async def check_tool(self, name: object) -> None:
+        """Refuse what does not exist or is not the key's to call (specification, server/tools, error handling).
+
+        The SDK's `MCPServer` would answer a result that looks like a failure of the tool.
+
+        Raises:
+            MCPError: -32602, the same for both.
+        """
+        known, listed = isinstance(name, str) and allowed(self.tools, name), self.hosted.listed
+        if known and listed is not None and name not in listed:
+            # It may have been added since the worker started, or be listed for this caller alone.
+            cursor: str | None = ""
+            while cursor is not None:
+                listing = await self.serve("tools/list", {"cursor": cursor} if cursor else {})
+                listed.update(tool["name"] for tool in listing["tools"])
+                cursor = listing.get("nextCursor")
+            known = name in listed
+        if not known:
+            raise MCPError(code=INVALID_PARAMS, message=f"Unknown tool: {name}")
 
 
 async def _clean_up(connection: Connection) -> None:

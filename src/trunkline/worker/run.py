@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 from typing import Any
 
@@ -103,6 +104,7 @@ class WorkerProcess:
             asyncio.create_task(self._consumer.keep(), name="sweep"),
         ]
         stopping = asyncio.create_task(self._stop.wait(), name="stop")
+        gc.freeze()  # what start-up made is never garbage; looking through it costs pauses
         log.info("working", concurrency=self._settings.concurrency, toolsets=self._catalog.names)
         try:
             # A side task never ends by itself: if one does, the worker stops claiming and ends with its error.

@@ -55,7 +55,7 @@ class Wire:
         self, body: bytes = b"{}", *, request_id: bytes = b"1", seed: bytes = b"", bounds: Bounds = PLENTY
     ) -> str:
         call = uuid_utils.uuid7().hex
-        await self.calls.accept(self.owner, Message(call, self.session, request_id, body, b"{}", seed), bounds)
+        await self.calls.accept(self.owner, Message(call, self.session, request_id, body, seed), bounds)
         return call
 
     async def claim(self, free: int = 64) -> list[Call]:
@@ -78,7 +78,7 @@ async def wire(redis: Redis) -> AsyncIterator[Wire]:
     owner = Owner(uuid_utils.uuid7().hex, "key_one")
     sessions = Sessions(redis, "pod-a")
     session = new_session_id()
-    await sessions.open(owner, session, "sse", 10)
+    await sessions.open(owner, session, "sse", b"{}", 10)
     calls = Calls(redis)
     await calls.create_groups()
     connection = await redis.dial("lanes")

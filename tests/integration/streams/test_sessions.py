@@ -70,13 +70,13 @@ async def test_nobody_resumes_what_was_not_sent_yet_or_is_not_theirs(wire: Wire)
 
 async def test_a_tenant_has_no_more_sessions_than_its_limit(redis: Redis) -> None:
     owner, sessions = Owner("a" * 32, "key"), Sessions(redis, "pod")
-    await sessions.open(owner, new_session_id(), "sse", 2)
+    await sessions.open(owner, new_session_id(), "sse", b"{}", 2)
     second = new_session_id()
-    await sessions.open(owner, second, "sse", 2)
+    await sessions.open(owner, second, "sse", b"{}", 2)
     with pytest.raises(TooManyRequests):
-        await sessions.open(owner, new_session_id(), "sse", 2)
+        await sessions.open(owner, new_session_id(), "sse", b"{}", 2)
     await sessions.close(owner, second)
-    await sessions.open(owner, new_session_id(), "sse", 2)
+    await sessions.open(owner, new_session_id(), "sse", b"{}", 2)
 
 
 async def test_a_closed_session_forgets_its_calls_and_is_gone(wire: Wire) -> None:

@@ -7,7 +7,7 @@
 -- The first write is one that a full Redis refuses, so a refusal leaves nothing half done.
 -- KEYS: 1 deadlines, 2 calls, 3 audit; for each message: session, outbox, usage, sessions of the tenant
 -- ARGV: 1 time for a call in ms, 2 session lifetime in ms, 3 longest lane, 4 longest audit backlog; for each message:
---       principal, call, JSON-RPC id as JSON ('' for a notification), body, audit seed, tenant, session id, caller,
+--       principal, call, JSON-RPC id as JSON ('' for a notification), body, audit seed, tenant, session id,
 --       most in flight, us between messages at the limit, us of burst; last: repeated
 -- Returns for each message 0, or {reason, ms after which to try again}: gone, lane, audit, inflight, rate.
 local time = redis.call('TIME')
@@ -29,9 +29,9 @@ local function usage_of(key)
   return usage
 end
 
-local function accept(session, outbox, usage_key, sessions, principal, call, id, body, seed, tenant, sid, caller, most,
-                      interval, burst)
-  local state = redis.call('HMGET', session, 'principal', 'context', 'fresh')
+local function accept(session, outbox, usage_key, sessions, principal, call, id, body, seed, tenant, sid, most, interval,
+                      burst)
+  local state = redis.call('HMGET', session, 'principal', 'context', 'fresh', 'caller')
   if state[1] ~= principal then return {'gone', 0} end
   local request = id ~= ''
   if repeated and request then
@@ -51,7 +51,7 @@ local function accept(session, outbox, usage_key, sessions, principal, call, id,
   usage.due, usage.changed = due, true
 
   local head = '1\n' .. call .. '\n' .. tenant .. '\n' .. sid .. '\n' .. accepted .. '\n' .. (request and deadline or '0')
-  local entry = redis.call('XADD', KEYS[2], '*', 'h', head, 'b', body, 'a', caller, 'x', state[2] or '')
+  local entry = redis.call('XADD', KEYS[2], '*', 'h', head, 'b', body, 'a', state[4], 'x', state[2] or '')
   room = room - 1
   if request then
     usage.inflight = usage.inflight + 1
@@ -67,9 +67,9 @@ local function accept(session, outbox, usage_key, sessions, principal, call, id,
 end
 
 for m = 0, (#KEYS - 3) / 4 - 1 do
-  local k, a = 3 + m * 4, 4 + m * 11
+  local k, a = 3 + m * 4, 4 + m * 10
   answers[m + 1] = accept(KEYS[k + 1], KEYS[k + 2], KEYS[k + 3], KEYS[k + 4], ARGV[a + 1], ARGV[a + 2], ARGV[a + 3],
-    ARGV[a + 4], ARGV[a + 5], ARGV[a + 6], ARGV[a + 7], ARGV[a + 8], ARGV[a + 9], ARGV[a + 10], ARGV[a + 11])
+    ARGV[a + 4], ARGV[a + 5], ARGV[a + 6], ARGV[a + 7], ARGV[a + 8], ARGV[a + 9], ARGV[a + 10])
 end
 if #due_at > 0 then redis.call('ZADD', KEYS[1], unpack(due_at)) end
 for key, usage in pairs(usages) do

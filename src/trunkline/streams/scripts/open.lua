@@ -2,13 +2,14 @@
 -- open: a new session whose stream this pod holds.
 -- Guarantee: never more sessions of a tenant than its limit; repeated, it opens the same session.
 -- KEYS: 1 session, 2 sessions of the tenant
--- ARGV: 1 session id, 2 principal, 3 transport, 4 pod, 5 lifetime in ms, 6 most sessions, 7 repeated
+-- ARGV: 1 session id, 2 principal, 3 transport, 4 pod, 5 lifetime in ms, 6 most sessions, 7 caller, 8 repeated
 -- Returns 1, or 0 at the limit.
 if redis.call('EXISTS', KEYS[1]) == 1 then return 1 end
 local now = clock()
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
 if redis.call('ZCARD', KEYS[2]) >= tonumber(ARGV[6]) then return 0 end
-redis.call('HSET', KEYS[1], 'principal', ARGV[2], 'transport', ARGV[3], 'holder', '1 ' .. ARGV[4], 'box', '0 1 0 0',
+redis.call('HSET', KEYS[1], 'principal', ARGV[2], 'transport', ARGV[3], 'caller', ARGV[7], 'holder', '1 ' .. ARGV[4],
+  'box', '0 1 0 0',
   'fresh', string.format('%d', now + ARGV[5] * 0.1))
 redis.call('PEXPIRE', KEYS[1], ARGV[5])
 redis.call('ZADD', KEYS[2], now + ARGV[5], ARGV[1])
