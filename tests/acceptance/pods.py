@@ -54,6 +54,10 @@ class Pod:
     url: str = ""
 
     @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    @property
     def running(self) -> bool:
         return self.process.poll() is None
 
@@ -102,6 +106,10 @@ class Deployment:
     async def start(self, apis: int, workers: int, *options: str) -> list[Pod]:
         """Start so many of each and wait until every API pod is ready and sees every worker."""
         begun = [self._api() for _ in range(apis)] + [self._worker(*options) for _ in range(workers)]
+        await self._ready(*begun)
+        return begun
+
+    async def _ready(self, *begun: Pod) -> Pod:
         alive = sum(pod.running and not pod.url for pod in self.pods)
         for pod in self.pods:
             if pod.url and pod.running:
@@ -109,18 +117,18 @@ class Deployment:
                 assert ready, pod.lines()[-5:]
         for pod in begun:
             assert pod.running, pod.lines()[-5:]
-        return begun
+        return begun[0]
 
-    async def api(self) -> Pod:
-        """Start one API pod more."""
-        return (await self.start(1, 0))[0]
+    async def api(self, port: int = 0) -> Pod:
+        """Start one API pod more; at a port of one that has ended, it takes that one's place."""
+        return await self._ready(self._api(port))
 
     async def worker(self, *options: str) -> Pod:
         """Start one worker more."""
-        return (await self.start(0, 1, *options))[0]
+        return await self._ready(self._worker(*options))
 
-    def _api(self) -> Pod:
-        port = free_port()
+    def _api(self, port: int = 0) -> Pod:
+        port = port or free_port()
         return self._spawn("api", "--port", str(port), url=f"http://127.0.0.1:{port}")
 
     def _worker(self, *options: str) -> Pod:

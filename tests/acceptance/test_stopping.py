@@ -90,7 +90,7 @@ class Half:
 
 async def post_half(pod: Pod, key: str, endpoint: str, first: bytes, rest: bytes) -> Half:
     """POST a message to a pod, of which it has the head and the first part by now."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", int(pod.url.rpartition(":")[2]))
+    reader, writer = await asyncio.open_connection("127.0.0.1", pod.port)
     head = (
         f"POST {endpoint} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {key}\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(first + rest)}\r\n\r\n"

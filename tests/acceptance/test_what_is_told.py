@@ -63,7 +63,7 @@ async def misuse(api: Pod, session: Session, key: str) -> list[httpx2.Response]:
 
 async def garbage(api: Pod, key: str) -> bytes:
     """What is not HTTP, with a key in it."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", int(api.url.rpartition(":")[2]))
+    reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
     writer.write(f"Authorization: Bearer {key}\r\n\r\n".encode())
     answer = await reader.read()
     writer.close()
