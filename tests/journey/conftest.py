@@ -80,6 +80,12 @@ class Platform:
 
 
 @pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """Few lanes: a worker with fewer free slots than lanes looks at them in turn, which takes its time."""
+    return settings.model_copy(update={"lanes": 4})
+
+
+@pytest.fixture
 async def platform(settings: Settings) -> AsyncIterator[Platform]:
     """A deployment with the tenant `demo`, its builtin toolset and a key, and no pods yet."""
     redis = await Redis.connect(settings, "test")

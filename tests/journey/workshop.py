@@ -94,7 +94,7 @@ def block(gate: str) -> str:
     """The same, holding a thread."""
     with gates[gate].counted():
         gates[gate].unblocked.wait(15)
-    return threading.current_thread().name
+    return str(threading.get_ident())
 
 
 @mcp.tool()
