@@ -12,13 +12,16 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from typing import TypeVar
 
 import pytest
 from tests.stores import TestStores, need_docker, stores_of_this_run
 
 from trunkline.dev.process import free_port as find_free_port
 from trunkline.settings import Settings, load_settings
+
+Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
 _running = contextlib.ExitStack()
 _shared = pytest.StashKey[TestStores]()
@@ -36,11 +39,37 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         group.addoption(
             f"--{name}-url", default=os.environ.get(variable, ""), help=f"use this store instead (or {variable})"
         )
+    parser.addoption(
+        "--no-skips", action="store_true", help="a test that is skipped, for whatever reason, has failed"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--stores") == "containers":
         need_docker()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    return fail_if_skipped(item.config, report)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    return fail_if_skipped(collector.config, report)
+
+
+def fail_if_skipped(config: pytest.Config, report: Report) -> Report:
+    """Where nothing may be skipped, `report` as a failure with the reason for which it was."""
+    if report.skipped and config.getoption("--no-skips"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"{reason}; but with --no-skips nothing may be skipped"
+    return report
 
 
 @pytest.hookimpl(optionalhook=True)
