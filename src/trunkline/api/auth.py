@@ -120,9 +120,17 @@ class Authenticator:
         principal = Principal(
             tenant.id, tenant.slug, fields["key_id"], frozenset(fields["scopes"]), tuple(fields["tools"]), expires
         )
-        if principal.expires_at <= time.time() or self._verifier.is_revoked(principal.key_id):
-            raise Unauthorized("The API key of this ticket has expired or was revoked.")
+        self.check_valid(principal)
         return Identity.of(tenant, principal)
+
+    def check_valid(self, principal: Principal) -> None:
+        """Refuse a principal whose key has expired or was revoked since it was verified.
+
+        Raises:
+            Unauthorized: with one sentence that says so.
+        """
+        if principal.expires_at <= time.time() or self._verifier.is_revoked(principal.key_id):
+            raise Unauthorized("This API key has expired or was revoked; issue a new one.")
 
     async def _authenticate(self, token: str, slug: str) -> Principal:
         try:

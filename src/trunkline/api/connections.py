@@ -27,7 +27,7 @@ class Stream:
     """
 
     __slots__ = (
-        "_buffer", "_buffered", "_clock", "_flushing", "_metrics", "_protocol", "_settings", "_task",
+        "_buffer", "_buffered", "_clock", "_flushing", "_metrics", "_missed", "_protocol", "_settings", "_task",
         "ended", "expires_at", "generation", "hold", "last", "owner", "session", "slug", "touched", "wrote",
     )  # fmt: skip
 
@@ -49,6 +49,7 @@ class Stream:
         self._clock = asyncio.get_running_loop().time
         self.touched = self.wrote = self._clock()
         """When the session's life was last renewed; `wrote`: when bytes were last written; by the loop's clock."""
+        self._missed: Sequence[Sent] = ()
         self._buffer: list[bytes] = []
         self._buffered = 0
         self._flushing: asyncio.Task[None] | None = None
@@ -57,12 +58,19 @@ class Stream:
         self._settings = settings
         self._metrics = metrics
 
-    def attached(self, attachment: Attachment, held: list[Delivery]) -> None:
-        """Begin with what was missed, then with what came while the session was being attached."""
+    def attach(self, attachment: Attachment) -> None:
+        """Take over a session; what comes for it is held until `begin`."""
         self.generation = attachment.generation
-        self.deliver_missed(attachment.missed)
+        self._missed = attachment.missed
+
+    def begin(self, greeting: bytes) -> None:
+        """Write the greeting, what was missed, and what came since, in this order; the response has begun."""
+        self.write(greeting)
+        self.deliver_missed(self._missed)
+        self._missed = ()
+        held, self.hold = self.hold or [], None
         for delivery in held:
-            if delivery.generation == self.generation:
+            if delivery.generation == self.generation and delivery.offset:
                 self.deliver(delivery.offset, delivery.body)
 
     def deliver(self, offset: int, body: bytes) -> bool:

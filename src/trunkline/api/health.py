@@ -40,6 +40,8 @@ class Health:
         self._started = time.monotonic()
         self._metrics_key = redis.settings.metrics_key.get_secret_value()
         self.draining = False
+        self.listening: Callable[[], bool] = lambda: False
+        """Whether this pod hears what is published for its streams."""
 
     async def livez(self, request: Request) -> None:
         """200 while the process serves at all; asks no store, so that no store's outage restarts pods."""
@@ -51,7 +53,7 @@ class Health:
         Postgres being away does not stop calls, so it makes the pod degraded, not unready.
         """
         redis, postgres = await asyncio.gather(self._workers(), self._database())
-        ready = redis is not None and not self.draining
+        ready = redis is not None and self.listening() and not self.draining
         status = "draining" if self.draining else "unavailable" if not ready else "ok" if postgres else "degraded"
         document = {
             "status": status,

@@ -134,6 +134,7 @@ class ApiProcess:
         self._forwarder = Forwarder(
             redis, self._pod, sessions, self._connections, self._metrics, self._heard, self._refresh
         )
+        self._health.listening = lambda: self._forwarder.subscriber.live
         app = App(settings, self._sse, self._health, self._metrics)
         self._server = Server(
             uvicorn.Config(

@@ -93,16 +93,22 @@ class SseTransport:
     async def connect(self, request: Request) -> None:
         """Open a stream and hold it until the client leaves or the stream is ended."""
         identity = await self._identify_stream(request)
-        if self.draining:
-            raise Unavailable("This server is stopping; connect again.", retry_after=1)
+        self._check_open(identity)
         if not _accepts_events(request.header(b"accept")):
             raise NotAcceptable
         seen = request.header(b"last-event-id") or request.query("last_event_id")
         stream = await (self._resume(request, identity, seen) if seen else self._open(request, identity))
-        # A stream lives for hours, the head of its request need not.
-        request.headers.clear()
-        request.scope["headers"].clear()
-        await self._hold(request, stream)
+        try:
+            # What was said to all streams while this one was being opened was not said to it.
+            self._check_open(identity)
+            await self._hold(request, stream)
+        finally:
+            self._connections.remove(stream)
+
+    def _check_open(self, identity: Identity) -> None:
+        if self.draining:
+            raise Unavailable("This server is stopping; connect again.", retry_after=1)
+        self._authenticator.check_valid(identity.principal)
 
     async def _identify_stream(self, request: Request) -> Identity:
         ticket = request.query("ticket")
@@ -118,7 +124,6 @@ class SseTransport:
         await self._sessions.open(identity.owner, session, TRANSPORT, identity.caller, limit)
         self._connections.add(stream)
         self._metrics.sessions_opened_total.inc()
-        await self._begin(request, stream)
         return stream
 
     async def _resume(self, request: Request, identity: Identity, seen: str) -> Stream:
@@ -126,30 +131,22 @@ class SseTransport:
         if last is None:
             raise SessionNotFound
         stream = self._stream(request, identity, last.session, last.offset)
-        held = self._connections.hold_for(last.session)
+        stream.hold = self._connections.hold_for(last.session)
         try:
-            attachment = await self._sessions.attach(identity.owner, last.session, last.offset)
+            stream.attach(await self._sessions.attach(identity.owner, last.session, last.offset))
             self._connections.add(stream)
         finally:
-            self._connections.release(last.session, held)
+            self._connections.release(last.session, stream.hold)
         self._metrics.sessions_resumed_total.inc()
-        stream.generation = attachment.generation
-        await self._begin(request, stream)
-        stream.attached(attachment, held)
         return stream
 
     def _stream(self, request: Request, identity: Identity, session: str, last: int) -> Stream:
         return Stream(identity, session, last, request.protocol, self._settings, self._metrics)
 
-    async def _begin(self, request: Request, stream: Stream) -> None:
-        headers = [*_STREAM_HEADERS, *request.cors]
-        await request.send({"type": "http.response.start", "status": 200, "headers": headers})
-        uri = f"/t/{stream.slug}/messages?session_id={stream.session}"
-        stream.write(f"id: {stream.session}.{stream.last}\nevent: endpoint\ndata: {uri}\n\n".encode())
-
     async def _hold(self, request: Request, stream: Stream) -> None:
         self._metrics.active_connections.inc()
         try:
+            await self._begin(request, stream)
             while (await request.receive())["type"] != "http.disconnect":
                 pass
         except asyncio.CancelledError:
@@ -157,8 +154,16 @@ class SseTransport:
                 raise
             await self._part(request, stream)
         finally:
-            self._connections.remove(stream)
             self._metrics.active_connections.dec()
+
+    async def _begin(self, request: Request, stream: Stream) -> None:
+        headers = [*_STREAM_HEADERS, *request.cors]
+        await request.send({"type": "http.response.start", "status": 200, "headers": headers})
+        uri = f"/t/{stream.slug}/messages?session_id={stream.session}"
+        stream.begin(f"id: {stream.session}.{stream.last}\nevent: endpoint\ndata: {uri}\n\n".encode())
+        # A stream lives for hours, the head of its request need not.
+        request.headers.clear()
+        request.scope["headers"].clear()
 
     async def _part(self, request: Request, stream: Stream) -> None:
         if stream.ended == "slow reader":

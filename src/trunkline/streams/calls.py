@@ -84,18 +84,16 @@ class Calls:
             TooManyRequests: the tenant's rate or number of unanswered requests is at its limit.
             Unavailable: the lane is full, too many audit events wait for Postgres, or Redis is away.
         """
-        tenant = self._redis.keys.tenant(owner.tenant)
-        refused = await self._accepting.add(tenant.number, (owner, message, bounds))
+        lane = self._redis.keys.tenant(owner.tenant).number
+        refused = await self._accepting.add(lane, (owner, message, bounds))
         if refused:
             raise _refusal(refused[0], refused[1])
 
     async def _accept(self, lane: int, acceptances: Sequence[_Acceptance]) -> Sequence[Any]:
         keys = self._redis.keys
         names = [keys.deadlines(lane), keys.calls(lane), keys.audit(lane)]
-        args: list[Argument] = [*self._fixed]
+        args: list[Argument] = [*self._fixed, keys.lane(lane)]
         for owner, message, bounds in acceptances:
-            tenant = keys.tenant(owner.tenant)
-            names += (*keys.session(owner.tenant, message.session), tenant.usage, tenant.sessions)
             args += (
                 owner.principal, message.call, message.request_id, message.body, message.seed,
                 owner.tenant, message.session, bounds.in_flight, bounds.interval_us, bounds.burst_us,

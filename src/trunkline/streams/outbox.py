@@ -45,11 +45,9 @@ class Outbox:
     async def _publish(self, lane: int, publications: Sequence[_Publication]) -> Sequence[int]:
         keys = self._redis.keys
         names = [keys.deadlines(lane), keys.calls(lane), keys.audit(lane)]
-        args: list[Argument] = [self._worker, keys.pods(lane), *self._limits]
+        args: list[Argument] = [self._worker, keys.pods(lane), *self._limits, keys.lane(lane)]
         for call, message, outcome, context in publications:
-            names += (*keys.session(call.tenant, call.session), keys.tenant(call.tenant).usage)
-            member = f"{call.tenant}:{call.session}:{call.id}"
-            args += (call.session, call.id, member, call.entry, message, context, outcome)
+            args += (call.tenant, call.session, call.id, call.entry, message, context, outcome)
         offsets: Sequence[int] = await self._redis.script("publish", names, args, patience=None)
         return offsets
 

@@ -5,9 +5,10 @@
 -- Repeated, a request is accepted once: it is still pending, or its answer is in the outbox. (A repeated notification
 -- may arrive twice.)
 -- The first write is one that a full Redis refuses, so a refusal leaves nothing half done.
--- KEYS: 1 deadlines, 2 calls, 3 audit; for each message: session, outbox, usage, sessions of the tenant
--- ARGV: 1 time for a call in ms, 2 session lifetime in ms, 3 longest lane, 4 longest audit backlog; for each message:
---       principal, call, JSON-RPC id as JSON ('' for a notification), body, audit seed, tenant, session id,
+-- KEYS: 1 deadlines, 2 calls, 3 audit. The names of a tenant's keys are built here from what the lane's begin with:
+-- all are on the lane's shard, and sending them would double what a message costs.
+-- ARGV: 1 time for a call in ms, 2 session lifetime in ms, 3 longest lane, 4 longest audit backlog, 5 what the lane's
+--       keys begin with; for each message: principal, call, JSON-RPC id as JSON ('' for a notification), body, audit seed, tenant, session id,
 --       most in flight, us between messages at the limit, us of burst; last: repeated
 -- Returns for each message 0, or {reason, ms after which to try again}: gone, lane, audit, inflight, rate.
 local time = redis.call('TIME')
@@ -29,20 +30,21 @@ local function usage_of(key)
   return usage
 end
 
-local function accept(session, outbox, usage_key, sessions, principal, call, id, body, seed, tenant, sid, most, interval,
-                      burst)
+local function accept(principal, call, id, body, seed, tenant, sid, most, interval, burst)
+  local base = ARGV[5] .. 't:' .. tenant .. ':'
+  local session = base .. 's:' .. sid
   local state = redis.call('HMGET', session, 'principal', 'context', 'fresh', 'caller')
   if state[1] ~= principal then return {'gone', 0} end
   local request = id ~= ''
   if repeated and request then
     if redis.call('HEXISTS', session, 'p:' .. call) == 1 then return 0 end
-    for _, entry in ipairs(redis.call('XREVRANGE', outbox, '+', '-')) do
+    for _, entry in ipairs(redis.call('XREVRANGE', session .. ':out', '+', '-')) do
       if entry[2][4] == call then return 0 end
     end
   end
   if room <= 0 then return {'lane', 1000} end
   if unwritten >= tonumber(ARGV[4]) then return {'audit', 5000} end
-  local usage = usage_of(usage_key)
+  local usage = usage_of(base .. 'usage')
   if request and usage.inflight >= tonumber(most) then return {'inflight', 1000} end
 
   -- The generic cell rate algorithm: `due` is the theoretical arrival time of the next message, in epoch us.
@@ -60,16 +62,14 @@ local function accept(session, outbox, usage_key, sessions, principal, call, id,
     table.insert(due_at, tenant .. ':' .. sid .. ':' .. call)
   end
   if now > tonumber(state[3]) or usage.new then
-    renew(session, sessions, sid, ARGV[2], now)
+    renew(session, base .. 'sessions', sid, ARGV[2], now)
     usage.renew = true
   end
   return 0
 end
 
-for m = 0, (#KEYS - 3) / 4 - 1 do
-  local k, a = 3 + m * 4, 4 + m * 10
-  answers[m + 1] = accept(KEYS[k + 1], KEYS[k + 2], KEYS[k + 3], KEYS[k + 4], ARGV[a + 1], ARGV[a + 2], ARGV[a + 3],
-    ARGV[a + 4], ARGV[a + 5], ARGV[a + 6], ARGV[a + 7], ARGV[a + 8], ARGV[a + 9], ARGV[a + 10])
+for a = 6, #ARGV - 1, 10 do
+  table.insert(answers, accept(unpack(ARGV, a, a + 9)))
 end
 if #due_at > 0 then redis.call('ZADD', KEYS[1], unpack(due_at)) end
 for key, usage in pairs(usages) do
