@@ -1,7 +1,8 @@
 """Every key and channel in Redis: what it holds and when it expires.
 
 All keys of one lane carry the hash tag `{l<k>}`, so a Redis Cluster keeps them on one shard and no script ever
-touches two. A key of a tenant cannot be built without the tenant.
+touches two. A key of a tenant cannot be built without the tenant. Scripts that treat many calls at once build the same
+names themselves, from what the lane's keys begin with (docs/decisions/0009-batches.md).
 
 | key (after the prefix, `tl1:` by default) | type | holds | expiry |
 |---|---|---|---|
