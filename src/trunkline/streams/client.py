@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import random
 import re
 from collections.abc import Callable, Sequence
@@ -20,7 +21,8 @@ from trunkline.settings import Settings
 from trunkline.streams.connection import Argument, Connection, ConnectionLost, RedisRefusal, Reply
 from trunkline.streams.keys import Keys
 
-_TRANSIENT = frozenset({"LOADING", "BUSY", "TRYAGAIN", "MASTERDOWN", "CLUSTERDOWN"})
+_PASSING = frozenset({"LOADING", "BUSY", "TRYAGAIN", "MASTERDOWN", "CLUSTERDOWN", "NOSCRIPT"})
+_NO_WRITES = frozenset({"OOM", "READONLY", "MISCONF", "NOREPLICAS"})
 _INCLUDE = re.compile(r"^--@include (\w+)$", re.MULTILINE)
 
 _Attempt = Callable[[Connection], "asyncio.Future[Reply]"]
@@ -90,22 +92,20 @@ class Redis:
             try:
                 return await connection.send(*command)
             except (ConnectionLost, RedisRefusal) as error:
-                _raise_unless_passing(error)
+                _raise_unless_passing(error, patience)
         return await self._persist(patience, lambda there: there.send(*command))
 
     async def script(
         self, name: str, keys: Sequence[str], args: Sequence[Argument], *, patience: float | None = PATIENCE
     ) -> Reply:
         """Run a script of this package; `patience` None tries until it succeeds."""
-        connection = self._connection
+        connection, repeated = self._connection, 0
         if connection is not None:
             try:
                 return await connection.send("EVALSHA", digest(name), len(keys), *keys, *args, 0)
             except (ConnectionLost, RedisRefusal) as error:
-                _raise_unless_passing(error)
+                _raise_unless_passing(error, patience)
                 repeated = int(isinstance(error, ConnectionLost))
-        else:
-            repeated = 0
 
         def attempt(there: Connection) -> asyncio.Future[Reply]:
             nonlocal repeated
@@ -117,14 +117,14 @@ class Redis:
 
     async def _persist(self, patience: float | None, attempt: _Attempt) -> Reply:
         loop = asyncio.get_running_loop()
-        end = None if patience is None else loop.time() + patience
+        end = math.inf if patience is None else loop.time() + patience
         pause = 0.02
         while True:
             try:
                 return await attempt(await self._connected())
             except (ConnectionLost, RedisRefusal) as error:
-                _raise_unless_passing(error)
-                if self._closed or (end is not None and loop.time() + pause > end):
+                _raise_unless_passing(error, patience)
+                if self._closed or loop.time() + pause > end:
                     raise Unavailable("Redis is away; try again shortly.", retry_after=1) from error
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
             pause = min(pause * 2, 0.5)
@@ -138,9 +138,11 @@ class Redis:
             return self._connection
 
 
-def _raise_unless_passing(error: ConnectionLost | RedisRefusal) -> None:
-    """Lost connections, flushed scripts and a Redis that is starting pass; a refusal stays one."""
-    if isinstance(error, RedisRefusal) and error.kind not in _TRANSIENT and error.kind != "NOSCRIPT":
-        if error.kind in {"OOM", "READONLY", "MISCONF", "NOREPLICAS"}:
-            raise Unavailable("Redis accepts no writes at the moment; try again shortly.", retry_after=5) from error
+def _raise_unless_passing(error: ConnectionLost | RedisRefusal, patience: float | None) -> None:
+    """Lost connections, flushed scripts and a Redis that starts pass; one that takes no writes, for the patient."""
+    if isinstance(error, ConnectionLost) or error.kind in _PASSING:
+        return
+    if error.kind not in _NO_WRITES:
         raise error
+    if patience is not None:
+        raise Unavailable("Redis accepts no writes at the moment; try again shortly.", retry_after=5) from error
