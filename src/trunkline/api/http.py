@@ -97,11 +97,10 @@ class Request:
         declared = self.headers.get(b"content-length", b"0")
         if not declared.isdigit() or int(declared) > most:
             raise BodyTooLarge(f"The body is larger than {most} bytes.")
-        first = await self._part()
-        if not first.get("more_body"):
-            return _bounded(first["body"], most)
-        parts = [first["body"]]
-        size = len(parts[0])
+        if not self.protocol.cycle.more_body:  # it came with the head, as small ones do
+            return _bounded((await self._part())["body"], most)
+        parts: list[bytes] = []
+        size = 0
         try:
             async with asyncio.timeout(timeout):
                 while True:
