@@ -131,6 +131,7 @@ class Calls:
             [
                 grace_ms, _SWEEP_BATCH, keys.lane(lane), TIMED_OUT, keys.pods(lane),
                 settings.outbox_max_messages, settings.outbox_max_bytes, settings.outbox_ttl * 1000,
+                int(settings.call_timeout_max * 1000) + grace_ms,
             ],
         )  # fmt: skip
         return [call.decode() for call in swept]

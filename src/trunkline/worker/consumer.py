@@ -138,8 +138,8 @@ class Consumer:
                 swept = await asyncio.gather(
                     *(self._calls.sweep(lane, _SWEEP_GRACE_MS) for lane in range(self._redis.keys.lanes))
                 )
-            except Unavailable:
-                continue  # Redis is away; what is due stays due
+            except (Unavailable, RedisRefusal):
+                continue  # Redis is away, or has lost its groups, which claiming makes anew; what is due stays due
             for call in (call for lane in swept for call in lane):
                 log.warning("call answered by the sweep", call=call)
                 self._metrics.executed("timeout")

@@ -180,6 +180,19 @@ async def test_a_call_past_its_deadline_is_answered_by_the_sweep(redis_settings:
     await redis.aclose()
 
 
+async def test_what_a_dead_worker_left_beyond_any_deadline_leaves_the_lane(
+    redis_settings: Settings, wire: Wire
+) -> None:
+    await wire.accept(request_id=b"")  # a notification: no deadline ever ends it
+    assert len(await wire.claim()) == 1
+    changes = {"call_timeout": 0.0005, "call_timeout_max": 0.0005}
+    redis = await Redis.connect(redis_settings.model_copy(update=changes), "test")
+    lane = redis.keys.tenant(wire.owner.tenant)
+    await Calls(redis).sweep(lane.number, 0)
+    assert await redis.command("XLEN", lane.calls) == 0
+    await redis.aclose()
+
+
 async def test_progress_moves_the_deadline_up_to_its_end(wire: Wire) -> None:
     await wire.accept()
     (claimed,) = await wire.claim()

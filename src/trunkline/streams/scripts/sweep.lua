@@ -2,10 +2,11 @@
 --@include append
 --@include finish
 -- sweep: answer the calls whose deadline has passed, whatever became of their worker.
--- Guarantee: every member of `deadlines` leaves it, with an error as the answer if the call was still pending.
+-- Guarantee: every member of `deadlines` leaves it, with an error as the answer if the call was still pending; an entry
+-- of the lane that its worker has left unacknowledged beyond any deadline leaves the lane.
 -- KEYS: 1 deadlines, 2 calls, 3 audit
 -- ARGV: 1 grace in ms, 2 most calls, 3 what the lane's keys begin with, 4 the error as JSON, 5 channels' beginning,
---       6 outbox messages, 7 outbox bytes, 8 outbox lifetime in ms, 9 repeated
+--       6 outbox messages, 7 outbox bytes, 8 outbox lifetime in ms, 9 ms beyond any deadline, 10 repeated
 -- Returns the ids of the calls that were answered.
 local now, swept = clock(), {}
 for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[1], 'LIMIT', 0, ARGV[2])) do
@@ -25,5 +26,9 @@ for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[
   elseif redis.call('ZREM', KEYS[1], member) == 1 then -- its session has ended before it
     redis.call('HINCRBY', base .. 'usage', 'inflight', -1)
   end
+end
+for _, left in ipairs(redis.call('XPENDING', KEYS[2], 'workers', 'IDLE', ARGV[9], '-', '+', ARGV[2])) do
+  redis.call('XACK', KEYS[2], 'workers', left[1])
+  redis.call('XDEL', KEYS[2], left[1])
 end
 return swept
