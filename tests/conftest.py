@@ -10,14 +10,17 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import secrets
 from collections.abc import Generator, Iterator
 from typing import TypeVar
 
 import pytest
+import structlog
 from tests.stores import TestStores, need_docker, stores_of_this_run
 
+from trunkline import logs
 from trunkline.dev.process import free_port as find_free_port
 from trunkline.settings import Settings, load_settings
 
@@ -84,6 +87,20 @@ def pytest_configure_node(node: object) -> None:
 
 def pytest_unconfigure() -> None:
     _running.close()
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """Undo what a command did to the logging of this process: the standard error it found is closed by now."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    structlog.reset_defaults()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logs.stations.on = False
+    for name in ("httpx2", "httpcore2", "asyncio", "mcp"):
+        logging.getLogger(name).setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -17,19 +17,6 @@ CANARY = "tlk_eyJhbGciOiJFZERTQSJ9.eyJzdWIiOiJ4In0.c2lnbmF0dXJl-_x"
 
 def settings(**overrides: Any) -> Settings:
     return Settings(environment="dev", **overrides)
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_it_was() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    yield
-    structlog.reset_defaults()
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logs.stations.on = False
-    for name in ("httpx2", "httpcore2", "asyncio", "mcp"):
-        logging.getLogger(name).setLevel(logging.NOTSET)
 
 
 @pytest.fixture
