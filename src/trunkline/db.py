@@ -37,8 +37,9 @@ MIGRATION_WAIT = 120.0
 """Seconds that `migrate` waits for another pod that is migrating."""
 MIGRATION_LOCK = 0x7472756E6B  # "trunk"
 
-_AWAY_CLASSES = ("08", "53", "57", "58")
-"""SQLSTATE classes that blame the server: connection, resources, operator intervention, system error."""
+_AWAY_CLASSES = ("08", "53", "57", "58", "55000", "25006")
+"""SQLSTATE classes that blame the server: connection, resources, operator intervention, system error; and two states
+of a server in maintenance: a database that takes no connections, and one that takes no writes."""
 _REFUSED_LOGIN = ("28", "3D")
 """SQLSTATE classes that blame the URL: authorization, and a database that is not there."""
 

@@ -86,13 +86,9 @@ class App:
             raise MethodNotAllowed(", ".join([*methods, "OPTIONS"]))
 
     def _methods(self, request: Request) -> dict[str, Handler]:
-        """What answers at the request's address, by method; a trailing slash makes no difference."""
-        path = request.path.rstrip("/")
-        methods = self._routes.get(path)
-        if methods is None:
-            _, prefix, slug, name, *rest = [*path.split("/", 4), "", "", ""][:5]
-            methods = self._tenant_routes.get(name) if prefix == "t" and slug and not any(rest) else None
-            request.tenant = slug
+        """What answers at the request's address, by method."""
+        name, request.tenant = _address(request.path)
+        methods = self._tenant_routes.get(name) if request.tenant else self._routes.get(name)
         if methods is None:
             raise NotFound
         return methods
@@ -129,6 +125,15 @@ class App:
             (b"access-control-max-age", b"7200"),
         ]
         await request.answer(204, b"", *headers)
+
+
+@lru_cache(1024)
+def _address(path: str) -> tuple[str, str]:
+    """Which route a path names and for which tenant; a trailing slash makes no difference."""
+    parts = path.rstrip("/").split("/")
+    if len(parts) == 4 and parts[1] == "t" and parts[2]:
+        return parts[3], parts[2]
+    return path.rstrip("/"), ""
 
 
 @lru_cache(1024)
