@@ -273,9 +273,10 @@ def _accepts_events(accept: str) -> bool:
     """Whether an Accept header (RFC 9110, section 12.5.1) allows text/event-stream; a missing one allows all."""
     if not accept:
         return True
+    allowed: dict[str, bool] = {}
     for item in accept.lower().split(","):
         media, *parameters = (part.strip() for part in item.split(";"))
-        refused = any(parameter in {"q=0", "q=0.0", "q=0.00", "q=0.000"} for parameter in parameters)
-        if media in {"text/event-stream", "text/*", "*/*"}:
-            return not refused
-    return False
+        allowed[media] = not any(parameter in {"q=0", "q=0.0", "q=0.00", "q=0.000"} for parameter in parameters)
+    # The most specific range that names it decides.
+    ranges = ("text/event-stream", "text/*", "*/*")
+    return next((allowed[media] for media in ranges if media in allowed), False)

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import contextlib
+import json
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trunkline.api.messages import Message, parse
+from trunkline.errors import InvalidMessage, UnparsableMessage
+
+MOST = 1000
+integers = st.integers(min_value=-(2**63), max_value=2**64 - 1)
+text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+scalars = st.none() | st.booleans() | integers | st.floats(allow_nan=False, allow_infinity=False) | text
+values = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(text, inner, max_size=4), max_leaves=12
+)
+objects = st.dictionaries(text, values, max_size=4)
+ids = st.text(st.characters(exclude_categories=["Cs"]), max_size=256) | integers
+methods = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=256)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_message_or_no_message(body: bytes) -> None:
+    with contextlib.suppress(InvalidMessage):
+        assert isinstance(parse(body, MOST), Message)
+
+
+@given(values)
+def test_any_json_is_a_message_or_no_message(value: object) -> None:
+    with contextlib.suppress(InvalidMessage):
+        assert isinstance(parse(orjson.dumps(value), MOST), Message)
+
+
+@given(st.fixed_dictionaries({}, optional={
+    "jsonrpc": st.just("2.0") | scalars, "id": values, "method": values, "params": values, "result": values,
+    "error": values,
+}))  # fmt: skip
+def test_whatever_looks_nearly_like_a_message_is_one_or_none(value: dict[str, Any]) -> None:
+    try:
+        message = parse(orjson.dumps(value), MOST)
+    except InvalidMessage:
+        return
+    assert value["jsonrpc"] == "2.0"
+    assert isinstance(message.params, dict)
+    assert (message.kind == "response") == ("method" not in value)
+    assert (message.id == b"") == (message.kind == "notification")
+
+
+@given(ids, methods, objects, st.booleans())
+def test_every_request_is_read_as_what_it_is(
+    request_id: Any, method: str, params: dict[str, Any], pretty: bool
+) -> None:
+    value = {"jsonrpc": "2.0", "id": request_id, "method": method, "params": params}
+    body = json.dumps(value, indent=1).encode() if pretty else orjson.dumps(value)
+    message = parse(body, MOST)
+    assert (message.kind, message.method, message.params) == ("request", method, params)
+    assert orjson.loads(message.id) == request_id
+
+
+@given(methods)
+def test_without_an_id_it_is_a_notification(method: str) -> None:
+    assert parse(orjson.dumps({"jsonrpc": "2.0", "method": method}), MOST) == Message("notification", b"", method, {})
+
+
+@given(ids, st.sampled_from(["result", "error"]), values)
+def test_with_a_result_or_an_error_it_is_a_response(request_id: Any, kind: str, value: object) -> None:
+    assert parse(orjson.dumps({"jsonrpc": "2.0", "id": request_id, kind: value}), MOST).kind == "response"
+
+
+@given(st.text('ab\u00e9\\"\n', min_size=1, max_size=4), scalars, scalars, st.integers(0, 3), st.booleans())
+def test_a_key_that_comes_twice_is_refused_wherever_and_however_it_is_written(
+    key: str, first: object, second: object, depth: int, escaped: bool
+) -> None:
+    name = json.dumps(key).encode()
+    again = b'"' + b"".join(b"\\u%04x" % ord(letter) for letter in key) + b'"' if escaped else name
+    inner = b"{%b:%b,%b:%b}" % (name, orjson.dumps(first), again, orjson.dumps(second))
+    for _ in range(depth):
+        inner = b'{"x":[%b]}' % inner
+    with pytest.raises(UnparsableMessage, match="twice"):
+        parse(b'{"jsonrpc":"2.0","id":1,"method":"m","params":{"p":%b}}' % inner, MOST)
+
+
+def test_a_body_with_more_values_than_allowed_is_refused_before_it_is_read() -> None:
+    params = {"a": list(range(2000))}
+    with pytest.raises(InvalidMessage, match="values"):
+        parse(orjson.dumps({"jsonrpc": "2.0", "id": 1, "method": "m", "params": params}), MOST)
+
+
+@pytest.mark.parametrize("depth", [250, 1000, 100_000])
+def test_a_deep_body_is_refused_however_deep(depth: int) -> None:
+    body = b'{"jsonrpc":"2.0","id":1,"method":"m","params":{"a":' + b"[" * depth + b"]" * depth + b"}}"
+    if depth == 250:
+        assert parse(body, 10**6).kind == "request"
+        return
+    with pytest.raises(UnparsableMessage):
+        parse(body, 10**6)
+
+
+@pytest.mark.parametrize("digits", [25, 5000])
+def test_an_integer_of_any_length_is_no_reason_to_fail(digits: int) -> None:
+    number = b"9" * digits
+    body = b'{"jsonrpc":"2.0","id":1,"method":"m","params":{"a":%b}}' % number
+    try:
+        assert parse(body, MOST).kind == "request"
+    except UnparsableMessage:
+        assert digits == 5000
