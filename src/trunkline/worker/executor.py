@@ -263,4 +263,6 @@ def to_json(value: object) -> bytes:
     try:
         return orjson.dumps(value)
     except orjson.JSONEncodeError:
+        # Read again with null for NaN and the infinities, which JSON has no form for; orjson does the same.
+        value = json.loads(json.dumps(value), parse_constant=lambda _: None)
         return json.dumps(value, separators=(",", ":")).encode()

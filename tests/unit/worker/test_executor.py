@@ -1,0 +1,162 @@
+"""What comes of a message: the server's result, or an error that says what the specification says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mcp.server.context import ServerRequestContext
+from mcp.server.lowlevel import Server
+from mcp.shared.exceptions import MCPError
+from mcp_types import CallToolRequestParams, CallToolResult, ErrorData, ListToolsResult, TextContent, Tool
+
+from trunkline import current_tenant
+from trunkline.envelope import Call, Caller
+from trunkline.tenants.model import ToolsetSwitch
+from trunkline.toolsets.catalog import Catalog
+from trunkline.toolsets.hosted import toolset
+from trunkline.worker.context import SessionContext
+from trunkline.worker.executor import Answer, Executor, error_message, internal_error, to_json
+
+SWITCHES = (ToolsetSwitch("fixture", True),)
+CLIENT = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "c", "version": "1"}}
+READY = SessionContext("2025-06-18", CLIENT).encode()
+SECRET = "hunter2"
+TOOLS = ("one", "two", "errs", "raises", "refuses", "nonsense", "cleans", "tenant")
+
+
+async def _list_tools(ctx: ServerRequestContext[Any], params: object) -> ListToolsResult:
+    return ListToolsResult(tools=[Tool(name=name, input_schema={"type": "object"}) for name in TOOLS])
+
+
+async def _call_tool(ctx: ServerRequestContext[Any], params: CallToolRequestParams) -> Any:
+    match params.name:
+        case "raises":
+            raise RuntimeError(SECRET)
+        case "refuses":
+            raise MCPError(code=-32050, message="not today", data={"when": "tomorrow"})
+        case "nonsense":
+            return ErrorData(code=-32051, message="an error as a result")
+        case "cleans":
+            ctx.session._connection.exit_stack.callback(_fail)
+        case "tenant":
+            return _text(current_tenant().slug if current_tenant() else "")
+    return CallToolResult(content=[TextContent(type="text", text="done")], is_error=params.name == "errs")
+
+
+def _fail() -> None:
+    raise RuntimeError(SECRET)
+
+
+def _text(text: str) -> CallToolResult:
+    return CallToolResult(content=[TextContent(type="text", text=text)])
+
+
+@pytest.fixture
+async def executor() -> AsyncIterator[Executor]:
+    server: Server[Any] = Server("fixture", on_list_tools=_list_tools, on_call_tool=_call_tool)
+    async with Catalog([toolset(server, "here")]) as catalog:
+        yield Executor(catalog)
+
+
+async def run(
+    executor: Executor, method: str, params: dict[str, Any] | None = None, *, context: bytes = READY,
+    tools: tuple[str, ...] = ("*",), answer: bool = True,
+) -> Answer:  # fmt: skip
+    message = {"jsonrpc": "2.0", "method": method} | ({"id": "r1"} if answer else {}) | ({"params": params or {}})
+    body = orjson.dumps(message)
+    caller = Caller("0" * 32, "acme", "key_1", ("mcp:call",), tools, None)
+    call = Call("c" * 32, "0" * 32, "5" * 32, body, caller.encode(), context, 1, 2 if answer else 0, 0, b"1-1")
+
+    async def notify(message: bytes, progress: bool) -> None:
+        raise AssertionError(message)
+
+    return await executor.execute(call, caller, SWITCHES, notify)
+
+
+async def call_tool(executor: Executor, name: str, **options: Any) -> Answer:
+    return await run(executor, "tools/call", {"name": name, "arguments": {}}, **options)
+
+
+@pytest.mark.parametrize(
+    ("tool", "outcome", "code"),
+    [("one", "ok", 0), ("errs", "tool_error", 0), ("refuses", "error", -32050), ("nonsense", "error", -32051)],
+)
+async def test_how_a_call_ended_is_its_outcome(executor: Executor, tool: str, outcome: str, code: int) -> None:
+    answer = await call_tool(executor, tool)
+    message = orjson.loads(answer.message)
+    assert (answer.outcome, message["id"]) == (outcome, "r1")
+    assert message.get("error", {}).get("code", 0) == code
+    assert not answer.context
+
+
+async def test_an_error_that_a_server_raises_keeps_its_data_and_one_that_escapes_it_is_told_nothing_of(
+    executor: Executor,
+) -> None:
+    refused = orjson.loads((await call_tool(executor, "refuses")).message)
+    assert refused["error"] == {"code": -32050, "message": "not today", "data": {"when": "tomorrow"}}
+    escaped = await call_tool(executor, "raises")
+    assert escaped.outcome == "error"
+    assert orjson.loads(escaped.message)["error"]["code"] == -32603
+    assert SECRET not in escaped.message.decode()
+
+
+async def test_a_clean_up_that_fails_does_not_replace_the_answer(executor: Executor) -> None:
+    assert (await call_tool(executor, "cleans")).outcome == "ok"
+
+
+async def test_a_key_neither_lists_nor_calls_what_its_patterns_do_not_name(executor: Executor) -> None:
+    listed = orjson.loads((await run(executor, "tools/list", tools=("tw*",))).message)
+    assert [tool["name"] for tool in listed["result"]["tools"]] == ["two"]
+    refused = orjson.loads((await call_tool(executor, "one", tools=("tw*",))).message)
+    assert refused["error"] == {"code": -32602, "message": "Unknown tool: one"}
+
+
+async def test_initialize_changes_the_sessions_context_and_keeps_its_level(executor: Executor) -> None:
+    before = SessionContext(log_level="error").encode()
+    answer = await run(executor, "initialize", CLIENT, context=before)
+    assert SessionContext.decode(answer.context) == SessionContext("2025-06-18", CLIENT, "error")
+    assert orjson.loads(answer.message)["result"]["protocolVersion"] == "2025-06-18"
+
+
+async def test_a_notification_has_no_answer_whatever_it_says(executor: Executor) -> None:
+    for method in ("notifications/initialized", "notifications/unheard_of", "tools/call", ""):
+        assert await run(executor, method, {"_meta": 7}, answer=False) == Answer(b"", "ok")
+
+
+async def test_the_tenant_is_known_inside_a_call_and_nowhere_else(executor: Executor) -> None:
+    answer = orjson.loads((await call_tool(executor, "tenant")).message)
+    assert answer["result"]["content"][0]["text"] == "acme"
+    assert current_tenant() is None
+
+
+leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+
+
+@given(st.recursive(leaves, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=10))
+def test_any_value_is_json_in_one_line(value: object) -> None:
+    written = to_json(value)
+    assert b"\n" not in written
+    assert b"\r" not in written
+    written.decode("utf-8")
+    assert json.loads(written) == value
+
+
+def test_what_json_has_no_number_for_is_null_however_the_rest_is_written() -> None:
+    for other in (1, 2**70, "\ud800"):
+        assert json.loads(to_json([float("nan"), float("inf"), other]), parse_constant=pytest.fail) == [
+            None,
+            None,
+            other,
+        ]
+
+
+def test_an_error_is_a_response_to_its_request() -> None:
+    assert orjson.loads(error_message(7, internal_error("It broke."))) == {
+        "jsonrpc": "2.0", "id": 7, "error": {"code": -32603, "message": "It broke."},
+    }  # fmt: skip
