@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trunkline.api.auth import Identity
+from trunkline.api.connections import Connections, Stream
+from trunkline.api.http import Protocol
+from trunkline.envelope import Delivery
+from trunkline.metrics import Metrics
+from trunkline.settings import Settings
+from trunkline.streams.sessions import Attachment, Sent
+from trunkline.tenants.model import Limits, Tenant, public_principal
+
+TENANT = Tenant("0" * 32, "acme", "Acme", "public", "active", Limits(10.0, 20, 5, 7), (), 1)
+SESSION = "5" * 32
+
+
+class Client:
+    """The connection, and a client that reads or does not."""
+
+    def __init__(self) -> None:
+        self.keeps_up = True
+        self.written: list[bytes] = []
+        self._reads = asyncio.Event()
+
+    def write_chunk(self, data: bytes) -> None:
+        self.written.append(data)
+
+    async def drained(self) -> None:
+        await self._reads.wait()
+
+    def read(self) -> None:
+        self.keeps_up = True
+        self._reads.set()
+
+    @property
+    def offsets(self) -> list[int]:
+        text = b"".join(self.written).decode()
+        return [int(line.rpartition(".")[2]) for line in text.splitlines() if line.startswith("id: ")]
+
+
+def open_stream(client: Client, last: int = 0, session: str = SESSION, **settings: Any) -> Stream:
+    identity = Identity.of(TENANT, public_principal(TENANT))
+    limits = Settings(environment="dev", **settings)
+    stream = Stream(identity, session, last, cast("Protocol", client), limits, Metrics("api"))
+    stream._task = asyncio.create_task(asyncio.Event().wait())  # what holds the request open
+    return stream
+
+
+async def settled() -> None:
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
+async def test_a_message_is_an_event_with_its_place_as_id() -> None:
+    client = Client()
+    assert open_stream(client).deliver(1, b'{"a":1}')
+    assert client.written == [f'id: {SESSION}.1\nevent: message\ndata: {{"a":1}}\n\n'.encode()]
+
+
+@given(st.lists(st.integers(1, 8), max_size=30))
+async def test_in_whatever_order_messages_come_they_are_delivered_in_theirs_and_once(offsets: list[int]) -> None:
+    client = Client()
+    stream = open_stream(client)
+    for offset in offsets:
+        complete = stream.deliver(offset, b"{}")
+        assert complete == (offset <= stream.last)
+    assert client.offsets == list(range(1, stream.last + 1))
+
+
+async def test_a_gap_is_told_and_nothing_is_skipped() -> None:
+    client = Client()
+    stream = open_stream(client, last=4)
+    assert not stream.deliver(6, b"{}")
+    assert stream.deliver(3, b"{}"), "what was delivered before is no gap"
+    stream.deliver_missed([Sent(5, b"{}"), Sent(6, b"{}")])
+    assert stream.deliver(7, b"{}")
+    assert client.offsets == [5, 6, 7]
+
+
+async def test_a_resumed_stream_begins_with_a_greeting_what_was_missed_and_what_came_meanwhile() -> None:
+    client = Client()
+    stream = open_stream(client, last=2)
+    stream.hold = [
+        Delivery(SESSION, 1, 4, b"to the stream before"),
+        Delivery(SESSION, 2, 0, b"replaced"),
+        Delivery(SESSION, 2, 4, b"{}"),
+        Delivery(SESSION, 2, 5, b"{}"),
+    ]
+    stream.attach(Attachment(2, [Sent(3, b"{}"), Sent(4, b"{}")]))
+    assert client.written == []
+    stream.begin(b"hello\n")
+    assert stream.generation == 2
+    assert client.written[0] == b"hello\n"
+    assert client.offsets == [3, 4, 5]
+    assert b"before" not in b"".join(client.written)
+    stream.deliver(6, b"{}")
+    assert client.offsets == [3, 4, 5, 6]
+
+
+async def test_a_slow_reader_gets_everything_in_order_once_it_reads() -> None:
+    client = Client()
+    stream = open_stream(client)
+    stream.deliver(1, b"{}")
+    client.keeps_up = False
+    for offset in range(2, 6):
+        stream.deliver(offset, b"{}")
+    await settled()
+    assert client.offsets == [1]
+    client.read()
+    await settled()
+    stream.deliver(6, b"{}")
+    assert client.offsets == [1, 2, 3, 4, 5, 6]
+    assert not stream.ended
+
+
+@pytest.mark.parametrize(
+    ("bounds", "kept"), [({"stream_buffer_messages": 3}, 3), ({"stream_buffer_bytes": 1000}, 6)], ids=str
+)
+async def test_a_reader_slower_than_the_bounds_is_ended_and_not_before(bounds: dict[str, int], kept: int) -> None:
+    client = Client()
+    client.keeps_up = False
+    stream = open_stream(client, **bounds)
+    body = b"x" * 80
+    for offset in range(1, kept + 1):
+        stream.deliver(offset, body)
+    assert not stream.ended
+    for offset in range(kept + 1, kept + 3):
+        stream.deliver(offset, body)
+    assert stream.ended == "slow reader"
+    assert client.offsets == []
+
+
+async def test_one_message_larger_than_the_buffer_is_no_reason_to_end() -> None:
+    client = Client()
+    client.keeps_up = False
+    stream = open_stream(client, stream_buffer_bytes=10)
+    stream.deliver(1, b"x" * 1000)
+    assert not stream.ended
+
+
+async def test_a_write_that_stalls_for_too_long_ends_the_stream() -> None:
+    client = Client()
+    client.keeps_up = False
+    stream = open_stream(client, stream_write_timeout=0.01)
+    stream.deliver(1, b"{}")
+    async with asyncio.timeout(5):
+        with pytest.raises(asyncio.CancelledError):
+            await stream._task
+    assert stream.ended == "slow reader"
+
+
+async def test_a_stream_ends_once_with_its_first_reason_and_writes_nothing_more() -> None:
+    client = Client()
+    stream = open_stream(client)
+    stream.end("key revoked")
+    stream.end("draining")
+    stream.write(b"too late")
+    assert stream.ended == "key revoked"
+    assert client.written == []
+    await settled()
+    assert stream._task.cancelled()
+
+
+async def test_what_a_leaving_stream_still_holds_goes_out_before_its_farewell() -> None:
+    client = Client()
+    client.keeps_up = False
+    stream = open_stream(client)
+    stream.deliver(1, b"{}")
+    stream.deliver(2, b"{}")
+    stream.end("draining")
+    stream.part(b": bye\n\n")
+    assert client.offsets == [1, 2]
+    assert client.written[-1].endswith(b": bye\n\n")
+    await settled()
+
+
+async def test_a_second_stream_of_a_session_ends_the_first_and_outlives_it() -> None:
+    connections = Connections()
+    first, second, other = open_stream(Client()), open_stream(Client()), open_stream(Client(), session="6" * 32)
+    for stream in (first, other, second):
+        connections.add(stream)
+    assert first.ended == "replaced"
+    connections.remove(first)
+    assert connections.get(SESSION) is second
+    assert len(connections) == 2
+    connections.remove(second)
+    assert list(connections) == [other]
+
+
+async def test_deliveries_are_kept_for_every_request_that_is_attaching_their_session() -> None:
+    connections = Connections()
+    delivery = Delivery(SESSION, 2, 1, b"{}")
+    connections.hold(delivery)
+    first, second = connections.hold_for(SESSION), connections.hold_for(SESSION)
+    connections.hold(delivery)
+    connections.release(SESSION, first)
+    connections.hold(delivery)
+    connections.release(SESSION, second)
+    connections.hold(delivery)
+    assert (len(first), len(second)) == (1, 2)
+    assert not connections._attaching
