@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trunkline.envelope import Call, Caller, Delivery, UnknownVersion, decode_caller
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+FIELDS = {
+    b"h": b"1\ncall\ntenant\nsession\n1000\n2000",
+    b"b": b'{"jsonrpc":"2.0"}',
+    b"a": b"{}",
+    b"x": b"",
+}
+
+
+@given(
+    st.builds(Caller, texts, texts, texts, st.lists(texts).map(tuple), st.lists(texts).map(tuple),
+              st.none() | st.integers(0, 2**40))
+)  # fmt: skip
+def test_a_caller_comes_back_as_it_was(caller: Caller) -> None:
+    assert Caller.decode(caller.encode()) == caller
+    assert decode_caller(caller.encode()) == caller
+    assert hash(decode_caller(caller.encode())) == hash(caller)
+
+
+def test_a_call_is_read_from_its_lane_entry() -> None:
+    call = Call.from_entry(3, b"5-0", FIELDS)
+    assert (call.id, call.tenant, call.session) == ("call", "tenant", "session")
+    assert (call.enqueued_ms, call.deadline_ms, call.lane, call.entry) == (1000, 2000, 3, b"5-0")
+    assert (call.body, call.context) == (FIELDS[b"b"], b"")
+    assert call.wants_answer
+
+
+def test_a_call_without_a_deadline_wants_no_answer() -> None:
+    assert not Call.from_entry(0, b"5-0", {**FIELDS, b"h": b"1\ncall\ntenant\nsession\n1000\n0"}).wants_answer
+
+
+def test_an_entry_of_another_version_is_refused_by_name() -> None:
+    with pytest.raises(UnknownVersion, match="5-0 has version 2"):
+        Call.from_entry(0, b"5-0", {**FIELDS, b"h": b"2\ncall\ntenant\nsession\n1000\n2000"})
+
+
+@given(st.integers(1, 10**6), st.integers(0, 10**6), st.binary())
+def test_a_delivery_keeps_its_body_whatever_is_in_it(generation: int, offset: int, body: bytes) -> None:
+    payload = b"%b\n%d\n%d\n%b" % (b"5" * 32, generation, offset, body)
+    assert Delivery.from_payload(payload) == Delivery("5" * 32, generation, offset, body)
