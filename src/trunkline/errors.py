@@ -6,7 +6,28 @@ prints the sentence and exits.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
+
+Refusal = Literal[
+    "invalid_message",
+    "unauthorized",
+    "forbidden",
+    "not_found",
+    "method_not_allowed",
+    "not_acceptable",
+    "too_large",
+    "unsupported_media_type",
+    "misdirected",
+    "rate",
+    "in_flight",
+    "sessions",
+    "lane_full",
+    "audit_full",
+    "store_away",
+    "draining",
+    "other",
+]
+"""Why a message or connection was refused. A closed set: it is a label of the metrics."""
 
 PARSE_ERROR = -32700
 INVALID_REQUEST = -32600
@@ -24,6 +45,7 @@ class TrunklineError(Exception):
 
     status: ClassVar[int] = 500
     code: ClassVar[int] = INTERNAL_ERROR
+    reason: ClassVar[Refusal] = "other"
 
     def __init__(self, message: str | None = None, *, retry_after: float | None = None) -> None:
         self.message = message or (type(self).__doc__ or "").strip()
@@ -40,6 +62,7 @@ class InvalidMessage(TrunklineError):
 
     status = 400
     code = INVALID_REQUEST
+    reason = "invalid_message"
 
 
 class UnparsableMessage(InvalidMessage):
@@ -53,6 +76,7 @@ class MissingSessionId(TrunklineError):
 
     status = 400
     code = INVALID_REQUEST
+    reason = "invalid_message"
 
 
 class Unauthorized(TrunklineError):
@@ -60,6 +84,7 @@ class Unauthorized(TrunklineError):
 
     status = 401
     code = REFUSED
+    reason = "unauthorized"
 
 
 class Forbidden(TrunklineError):
@@ -67,6 +92,7 @@ class Forbidden(TrunklineError):
 
     status = 403
     code = REFUSED
+    reason = "forbidden"
 
 
 class OriginNotAllowed(Forbidden):
@@ -78,6 +104,7 @@ class NotFound(TrunklineError):
 
     status = 404
     code = REFUSED
+    reason = "not_found"
 
 
 class TenantNotFound(NotFound):
@@ -93,6 +120,7 @@ class MethodNotAllowed(TrunklineError):
 
     status = 405
     code = REFUSED
+    reason = "method_not_allowed"
 
     def __init__(self, allow: str) -> None:
         super().__init__(f"This address answers {allow}.")
@@ -104,6 +132,7 @@ class NotAcceptable(TrunklineError):
 
     status = 406
     code = REFUSED
+    reason = "not_acceptable"
 
 
 class BodyTooLarge(TrunklineError):
@@ -111,6 +140,7 @@ class BodyTooLarge(TrunklineError):
 
     status = 413
     code = REFUSED
+    reason = "too_large"
 
 
 class UnsupportedMediaType(TrunklineError):
@@ -118,6 +148,7 @@ class UnsupportedMediaType(TrunklineError):
 
     status = 415
     code = REFUSED
+    reason = "unsupported_media_type"
 
 
 class MisdirectedRequest(TrunklineError):
@@ -125,6 +156,7 @@ class MisdirectedRequest(TrunklineError):
 
     status = 421
     code = REFUSED
+    reason = "misdirected"
 
 
 class TooManyRequests(TrunklineError):
@@ -132,6 +164,19 @@ class TooManyRequests(TrunklineError):
 
     status = 429
     code = REFUSED
+    reason: ClassVar[Refusal] = "rate"
+
+
+class TooManyCalls(TooManyRequests):
+    """The tenant has as many unanswered calls as it may have."""
+
+    reason = "in_flight"
+
+
+class TooManySessions(TooManyRequests):
+    """The tenant has as many sessions as it may have; close some."""
+
+    reason = "sessions"
 
 
 class Unavailable(TrunklineError):
@@ -139,6 +184,25 @@ class Unavailable(TrunklineError):
 
     status = 503
     code = REFUSED
+    reason: ClassVar[Refusal] = "store_away"
+
+
+class LaneFull(Unavailable):
+    """Too many calls wait for a worker; try again shortly."""
+
+    reason = "lane_full"
+
+
+class AuditBacklogFull(Unavailable):
+    """Too many audit events wait to be written; try again shortly."""
+
+    reason = "audit_full"
+
+
+class Draining(Unavailable):
+    """This server is stopping; connect again."""
+
+    reason = "draining"
 
 
 # What a person at the command line meets.

@@ -18,44 +18,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
-from trunkline.errors import StartRefused
-
-Refusal = Literal[
-    "invalid_message",
-    "unauthorized",
-    "forbidden",
-    "not_found",
-    "method_not_allowed",
-    "not_acceptable",
-    "too_large",
-    "unsupported_media_type",
-    "misdirected",
-    "rate",
-    "in_flight",
-    "sessions",
-    "lane_full",
-    "store_away",
-    "draining",
-    "other",
-]
-"""Why a message or connection was refused. A closed set: it is a label."""
+from trunkline.errors import Refusal, StartRefused
 
 Outcome = Literal["ok", "tool_error", "error", "timeout", "cancelled"]
 """How a call ended: the tool answered, the tool failed, JSON-RPC error, ran out of time, its client gave up."""
-
-_REFUSAL_OF_STATUS: Final[dict[int, Refusal]] = {
-    400: "invalid_message",
-    401: "unauthorized",
-    403: "forbidden",
-    404: "not_found",
-    405: "method_not_allowed",
-    406: "not_acceptable",
-    413: "too_large",
-    415: "unsupported_media_type",
-    421: "misdirected",
-    429: "rate",
-    503: "store_away",
-}
 
 STATION_BUCKETS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 """Upper bounds in seconds for what is one round trip or one write."""
@@ -197,16 +163,10 @@ class Metrics:
         self.forward_total = self._counter("trunkline_forward", "Messages received from Redis for a connection here.")
         self.forward_gaps_total = self._counter("trunkline_forward_gaps", "Gaps filled from an outbox.")
         self.deliver_total = self._counter("trunkline_deliver", "Messages written to a client.")
-        self.deliver_bytes_total = self._counter("trunkline_deliver_bytes", "Bytes written to clients.")
         self.slow_readers_total = self._counter("trunkline_slow_readers", "Clients cut off because they do not read.")
         self.sessions_opened_total = self._counter("trunkline_sessions_opened", "Sessions opened.")
         self.sessions_resumed_total = self._counter("trunkline_sessions_resumed", "Streams resumed by Last-Event-ID.")
-        self.call_seconds = self._histogram(
-            "trunkline_call_seconds", "From accept to deliver, of calls of which this pod saw both.", CALL_BUCKETS
-        )
         self.active_connections = self._gauge("trunkline_active_connections", "Streams open on this pod.")
-        self.in_flight_calls = self._gauge("trunkline_in_flight_calls", "Calls begun here and not finished.")
-        self.redis_reconnects_total = self._counter("trunkline_redis_reconnects", "Connections to Redis made anew.")
 
     def _worker(self) -> None:
         self.claim_total = self._counter("trunkline_claim", "Lane entries taken by this worker.")
@@ -219,7 +179,7 @@ class Metrics:
         self._executed = self._counters(
             "trunkline_execute", "Calls that ended, by how.", "outcome", get_args(Outcome)
         )
-        self.execute_ok = self._executed["ok"]
+        self.running_calls = self._gauge("trunkline_running_calls", "Calls claimed by this worker and not finished.")
         self.publish_seconds = self._histogram(
             "trunkline_publish_seconds", "From the publish script's start to its answer.", STATION_BUCKETS
         )
@@ -242,10 +202,6 @@ class Metrics:
         """
         self._refusals[reason].inc()
         self.accept_refused.inc()
-
-    def refuse_status(self, status: int) -> None:
-        """Count one refusal by its HTTP status where nothing finer is known."""
-        self.refuse(_REFUSAL_OF_STATUS.get(status, "other"))
 
     def executed(self, outcome: Outcome) -> None:
         """Count one call that ended.

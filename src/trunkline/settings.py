@@ -121,6 +121,8 @@ class Settings(BaseSettings):
     def _agree(self) -> Self:
         if self.call_timeout_max < self.call_timeout:
             raise ValueError("CALL_TIMEOUT_MAX is shorter than CALL_TIMEOUT")
+        if self.session_ttl <= self.call_timeout_max:
+            raise ValueError("SESSION_TTL is not longer than CALL_TIMEOUT_MAX: a session would end before its calls")
         if self.session_ttl < self.outbox_ttl:
             raise ValueError("SESSION_TTL is shorter than OUTBOX_TTL: a session would end before what it still holds")
         if self.environment == "production":

@@ -12,7 +12,8 @@ GOOD_SECRET = "3f9c1b7a5d2e8f4061c7a9b3d5e7f1024b6d8f0a"
     ("values", "sentence"),
     [
         ({"call_timeout": 60, "call_timeout_max": 59}, "CALL_TIMEOUT_MAX is shorter than CALL_TIMEOUT"),
-        ({"session_ttl": 10, "outbox_ttl": 11}, "SESSION_TTL is shorter than OUTBOX_TTL"),
+        ({"session_ttl": 700, "outbox_ttl": 701}, "SESSION_TTL is shorter than OUTBOX_TTL"),
+        ({"session_ttl": 600, "outbox_ttl": 60}, "SESSION_TTL is not longer than CALL_TIMEOUT_MAX"),
         ({"public_url": "trunkline.example"}, "TRUNKLINE_PUBLIC_URL: PUBLIC_URL must be an http or https URL"),
         ({"public_url": "ftp://trunkline.example"}, "PUBLIC_URL must be"),
         ({"public_url": "https://trunkline.example/?a=b"}, "PUBLIC_URL must be"),

@@ -69,7 +69,7 @@ class App:
         except ClientGone:
             return
         except TrunklineError as error:
-            self._metrics.refuse_status(error.status)
+            self._metrics.refuse(error.reason)
             await request.refuse(error)
         except Exception:  # the edge of a request: anything else is our fault, and is said without its details
             log.exception("request failed", path=request.path)

@@ -22,13 +22,13 @@ from trunkline.api.messages import Message as Envelope
 from trunkline.api.messages import parse
 from trunkline.audit.seed import TOOL_CALL, seed
 from trunkline.errors import (
+    Draining,
     Forbidden,
     InvalidMessage,
     MissingSessionId,
     NotAcceptable,
     SessionNotFound,
     TrunklineError,
-    Unavailable,
 )
 from trunkline.logs import stations
 from trunkline.metrics import Metrics
@@ -92,8 +92,9 @@ class SseTransport:
 
     async def connect(self, request: Request) -> None:
         """Open a stream and hold it until the client leaves or the stream is ended."""
+        if self.draining:  # before a ticket is spent
+            raise Draining(retry_after=1)
         identity = await self._identify_stream(request)
-        self._check_open(identity)
         if not _accepts_events(request.header(b"accept")):
             raise NotAcceptable
         seen = request.header(b"last-event-id") or request.query("last_event_id")
@@ -107,7 +108,7 @@ class SseTransport:
 
     def _check_open(self, identity: Identity) -> None:
         if self.draining:
-            raise Unavailable("This server is stopping; connect again.", retry_after=1)
+            raise Draining(retry_after=1)
         self._authenticator.check_valid(identity.principal)
 
     async def _identify_stream(self, request: Request) -> Identity:
@@ -216,7 +217,7 @@ class SseTransport:
         await request.answer(202, b"Accepted", _PLAIN)
 
     async def _refuse(self, request: Request, error: TrunklineError, envelope: Envelope) -> None:
-        self._metrics.refuse_status(error.status)
+        self._metrics.refuse(error.reason)
         # A session that is not the caller's looks like one that never was, so its 404 carries nothing of the request.
         known = envelope.kind == "request" and not isinstance(error, SessionNotFound)
         await request.refuse(error, envelope.id if known else b"null")

@@ -11,7 +11,15 @@ import orjson
 import structlog
 
 from trunkline.envelope import Call, UnknownVersion
-from trunkline.errors import REQUEST_TIMEOUT, SessionNotFound, TooManyRequests, TrunklineError, Unavailable
+from trunkline.errors import (
+    REQUEST_TIMEOUT,
+    AuditBacklogFull,
+    LaneFull,
+    SessionNotFound,
+    TooManyCalls,
+    TooManyRequests,
+    TrunklineError,
+)
 from trunkline.streams.batch import Batch
 from trunkline.streams.client import Redis
 from trunkline.streams.connection import Argument, Connection, RedisRefusal
@@ -214,8 +222,8 @@ def _refusal(reason: bytes, retry_ms: int) -> TrunklineError:
         case b"rate":
             return TooManyRequests("The tenant sends faster than its rate limit allows.", retry_after=seconds)
         case b"inflight":
-            return TooManyRequests("The tenant has as many unanswered calls as it may have.", retry_after=seconds)
+            return TooManyCalls(retry_after=seconds)
         case b"lane":
-            return Unavailable("Too many calls wait for a worker; try again shortly.", retry_after=seconds)
+            return LaneFull(retry_after=seconds)
         case _:
-            return Unavailable("Too many audit events wait to be written; try again shortly.", retry_after=seconds)
+            return AuditBacklogFull(retry_after=seconds)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from trunkline.errors import SessionNotFound, TooManyRequests
+from trunkline.errors import SessionNotFound, TooManySessions
 from trunkline.streams.client import Redis
 from trunkline.streams.keys import Keys
 
@@ -66,7 +66,7 @@ class Sessions:
         """Open a session whose stream this pod holds, generation 1; `caller` goes to the worker with each call.
 
         Raises:
-            TooManyRequests: the tenant has `limit` sessions already.
+            TooManySessions: the tenant has `limit` sessions already.
         """
         keys = self._redis.keys
         opened = await self._redis.script(
@@ -75,7 +75,7 @@ class Sessions:
             [session, owner.principal, transport, self._pod, self._lifetime_ms, limit, caller],
         )
         if not opened:
-            raise TooManyRequests("The tenant has as many sessions as it may have; close some.", retry_after=30)
+            raise TooManySessions(retry_after=30)
 
     async def attach(self, owner: Owner, session: str, last_offset: int) -> Attachment:
         """Move the session's stream to this pod, after the message `last_offset`.

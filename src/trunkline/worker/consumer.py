@@ -189,6 +189,7 @@ class Consumer:
             stations.log("claim", call=call.id, session=call.session, waited_ms=round(waited * 1000, 1))
         running = Running(call, asyncio.create_task(self._run(call)))
         self._running[call.id] = running
+        self._metrics.running_calls.inc()
         if call.wants_answer:
             self._set_timer(running)
 
@@ -210,6 +211,7 @@ class Consumer:
             if running.timer is not None:
                 running.timer.cancel()
             del self._running[call.id]
+            self._metrics.running_calls.dec()
             self._slot_freed.set()
 
     async def _execute_safely(self, running: Running) -> Answer:

@@ -24,7 +24,7 @@ local function usage_of(key)
   local usage = usages[key]
   if not usage then
     local stored = redis.call('HMGET', key, 'inflight', 'due')
-    usage = {inflight = tonumber(stored[1] or 0), due = tonumber(stored[2] or 0), new = not stored[2]}
+    usage = {inflight = tonumber(stored[1] or 0), due = tonumber(stored[2] or 0)}
     usages[key] = usage
   end
   return usage
@@ -61,9 +61,8 @@ local function accept(principal, call, id, body, seed, tenant, sid, most, interv
     table.insert(due_at, deadline)
     table.insert(due_at, tenant .. ':' .. sid .. ':' .. call)
   end
-  if now > tonumber(state[3]) or usage.new then
+  if now > tonumber(state[3]) then
     renew(session, base .. 'sessions', sid, ARGV[2], now)
-    usage.renew = true
   end
   return 0
 end
@@ -73,7 +72,9 @@ for a = 6, #ARGV - 1, 10 do
 end
 if #due_at > 0 then redis.call('ZADD', KEYS[1], unpack(due_at)) end
 for key, usage in pairs(usages) do
-  if usage.changed then redis.call('HSET', key, 'due', string.format('%d', usage.due), 'inflight', usage.inflight) end
-  if usage.renew then redis.call('PEXPIRE', key, ARGV[2]) end
+  if usage.changed then
+    redis.call('HSET', key, 'due', string.format('%d', usage.due), 'inflight', usage.inflight)
+    redis.call('PEXPIRE', key, ARGV[2])
+  end
 end
 return answers
