@@ -11,6 +11,7 @@ from typing import Final
 import orjson
 
 from trunkline.errors import InvalidMessage
+from trunkline.logs import redact
 
 LONGEST_TEXT: Final = 128
 """Characters kept of what a client chose: the tool's name and the JSON-RPC id."""
@@ -41,7 +42,7 @@ def seed(
         session: the session's id.
         pod: the API pod that accepted.
         request_id: the JSON-RPC id as JSON.
-        target: the tool's name as the client gave it.
+        target: the tool's name as the client gave it; a key that was put there by mistake is taken out.
         arguments: the tool's arguments, as parsed from JSON.
 
     Raises:

@@ -155,7 +155,9 @@ class LaneReader:
 
     def __init__(self, connection: Connection, redis: Redis, worker: str) -> None:
         self._connection = connection
+        self._redis = redis
         self._worker = worker
+        self._id = 0
         self._streams = [redis.keys.calls(lane) for lane in range(redis.keys.lanes)]
         self._lane_by_stream = {name.encode(): lane for lane, name in enumerate(self._streams)}
         self._next = 0
@@ -172,16 +174,34 @@ class LaneReader:
         """
         lanes = len(self._streams)
         if free < lanes:
-            chosen = [(self._next + step) % lanes for step in range(free)]
-            self._next = (self._next + free) % lanes
-            # The lanes that were not chosen wait meanwhile.
-            return await self._read(chosen, 1, min(block_ms, 50))
+            return await self._claim_few(free, block_ms)
         share = free // lanes
         calls = await self._read(range(lanes), share, block_ms)
         counted = Counter(call.lane for call in calls)
         busy = [lane for lane, count in counted.items() if count == share]
         left = (free - len(calls)) // len(busy) if busy else 0
         return calls + await self._read(busy, left, None) if left else calls
+
+    async def _claim_few(self, free: int, block_ms: int) -> list[Call]:
+        """Claim with fewer slots than lanes: look into all lanes in turn, and wait at some only if all are empty."""
+        lanes = len(self._streams)
+        for looked in range(0, lanes + free, free):
+            chosen = [(self._next + step) % lanes for step in range(free)]
+            self._next = (self._next + free) % lanes
+            # The last look waits, shortly: the lanes that it leaves out have nobody else to look at them.
+            calls = await self._read(chosen, 1, None if looked < lanes else min(block_ms, 50))
+            if calls:
+                return calls
+        return []
+
+    async def identify(self) -> None:
+        """Learn by which id Redis knows the connection, so that `unblock` can name it."""
+        self._id = await self._connection.send("CLIENT", "ID")
+
+    async def unblock(self) -> None:
+        """Have a claim that waits come back empty-handed; one that has just found calls still brings them."""
+        if self._id:
+            await self._redis.command("CLIENT", "UNBLOCK", self._id)
 
     async def _read(self, lanes: Sequence[int], count: int, block_ms: int | None) -> list[Call]:
         block: tuple[Argument, ...] = () if block_ms is None else ("BLOCK", block_ms)

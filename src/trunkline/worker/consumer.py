@@ -100,9 +100,8 @@ class Consumer:
         self._answering: set[asyncio.Task[int]] = set()
         self._slot_freed = asyncio.Event()
         self._stopping = False
-        self._reading = 0
-        """Redis' own id of the connection that waits for calls; 0 while there is none."""
-        self._unblocking: asyncio.Task[object] | None = None
+        self._reader: LaneReader | None = None
+        self._unblocking: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Claim and run calls until `stop`, then finish what runs."""
@@ -114,9 +113,8 @@ class Consumer:
         """Claim nothing more; a claim that waits in Redis is sent back empty-handed."""
         self._stopping = True
         self._slot_freed.set()
-        if self._reading:
-            unblock = self._redis.command("CLIENT", "UNBLOCK", self._reading)
-            self._unblocking = asyncio.create_task(_unless_away(unblock))
+        if self._reader is not None:
+            self._unblocking = asyncio.create_task(_unless_away(self._reader.unblock()))
 
     def cancel(self, call_id: str) -> None:
         """The client took a call back: stop it, if it runs here."""
@@ -165,7 +163,8 @@ class Consumer:
         connection = await self._redis.dial("lanes", timeout=_BLOCK_MS / 1000 + 4)
         reader = LaneReader(connection, self._redis, self._worker)
         try:
-            self._reading = await connection.send("CLIENT", "ID")
+            await reader.identify()
+            self._reader = reader
             while not self._stopping:
                 free = self._settings.concurrency - len(self._running)
                 if free <= 0:
@@ -178,7 +177,7 @@ class Consumer:
                 if len(claimed) >= _BUSY:
                     await asyncio.sleep(_GATHER)
         finally:
-            self._reading = 0
+            self._reader = None
             connection.close()
 
     def _begin(self, call: Call) -> None:

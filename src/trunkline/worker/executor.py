@@ -39,6 +39,9 @@ log = structlog.get_logger(__name__)
 NotifyClient = Callable[[bytes, bool], Awaitable[None]]
 """Sends a JSON-RPC notification to the client of a call; the flag says that it reports progress."""
 
+LARGEST_CONTEXT = 16_384
+"""Bytes of what a client may say of itself in `initialize`; most say a few hundred."""
+
 _TRANSPORT = TransportContext(kind="sse", can_send_request=False)
 
 
@@ -154,7 +157,7 @@ class _Run(NamedTuple):
             if method == "tools/list":
                 result = filter_listing(result, self.tools)
             elif method == "initialize":
-                changed = SessionContext(self.connection.protocol_version, params, self.session.log_level).encode()
+                changed = self.initialized(params)
             elif method == "logging/setLevel":
                 changed = self.session.with_log_level(str(params["level"])).encode()
             elif result.get("isError") is True:
@@ -164,6 +167,13 @@ class _Run(NamedTuple):
             outcome = "error"
             message = error_message(self.context.request_id, modern_error_data(error))
         return Answer(message, outcome, changed)
+
+    def initialized(self, params: dict[str, Any]) -> bytes:
+        """The session's context after `initialize`; it travels with every call, so its size is bounded."""
+        context = SessionContext(self.connection.protocol_version, params, self.session.log_level).encode()
+        if len(context) > LARGEST_CONTEXT:
+            raise MCPError(code=INVALID_PARAMS, message=f"The params of initialize exceed {LARGEST_CONTEXT} bytes.")
+        return context
 
     async def notification(self, method: str, params: dict[str, Any]) -> None:
         if not method:  # a client's response to a request that no server here can have sent

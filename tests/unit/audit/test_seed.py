@@ -49,6 +49,10 @@ def test_arguments_are_not_in_the_seed():
     assert b"hunter2" not in seed(**KNOWN | {"arguments": {"password": "hunter2"}})
 
 
+def test_a_key_given_as_a_tools_name_is_not_in_the_seed():
+    assert b"c2VjcmV0" not in seed(**KNOWN | {"target": "tlk_c2VjcmV0.c2VjcmV0.c2VjcmV0"})
+
+
 def test_what_a_client_chose_is_cut():
     written = orjson.loads(seed(**KNOWN | {"target": "é" * 500, "request_id": b'"' + b"7" * 500 + b'"'}))
     assert written["target"] == "é" * 128

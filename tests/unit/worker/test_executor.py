@@ -124,6 +124,13 @@ async def test_initialize_changes_the_sessions_context_and_keeps_its_level(execu
     assert orjson.loads(answer.message)["result"]["protocolVersion"] == "2025-06-18"
 
 
+async def test_a_client_that_says_too_much_of_itself_is_refused(executor: Executor) -> None:
+    client = {**CLIENT, "capabilities": {"experimental": {"essay": {"text": "x" * 20_000}}}}
+    answer = await run(executor, "initialize", client, context=b"")
+    assert (answer.outcome, answer.context) == ("error", b"")
+    assert orjson.loads(answer.message)["error"]["code"] == -32602
+
+
 async def test_a_notification_has_no_answer_whatever_it_says(executor: Executor) -> None:
     for method in ("notifications/initialized", "notifications/unheard_of", "tools/call", ""):
         assert await run(executor, method, {"_meta": 7}, answer=False) == Answer(b"", "ok")
