@@ -56,7 +56,7 @@ def seed(
             "actor": actor,
             "action": TOOL_CALL,
             # Postgres keeps no NUL in a text.
-            "target": target[:LONGEST_TEXT].replace("\0", "\ufffd"),
+            "target": redact(target[:LONGEST_TEXT]).replace("\0", "\ufffd"),
             "session": session,
             "api_pod": pod,
             "request_id": request_id.decode()[:LONGEST_TEXT],
