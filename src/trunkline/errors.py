@@ -143,6 +143,13 @@ class BodyTooLarge(TrunklineError):
     reason = "too_large"
 
 
+class HttpVersionTooOld(TrunklineError):
+    """Streams need HTTP/1.1; a proxy in front may have to be told (nginx: proxy_http_version 1.1)."""
+
+    status = 426
+    code = REFUSED
+
+
 class UnsupportedMediaType(TrunklineError):
     """Send the message as application/json."""
 

@@ -63,6 +63,7 @@ class App:
             return
         request = Request(scope, receive, send)
         try:
+            request.refuse_duplicates()
             self._check_host(request)
             self._check_origin(request)
             await self._route(request)
@@ -87,7 +88,7 @@ class App:
 
     def _methods(self, request: Request) -> dict[str, Handler]:
         """What answers at the request's address, by method."""
-        name, request.tenant = _address(request.path)
+        name, request.tenant = _address(request.scope["raw_path"].decode("latin-1"))
         methods = self._tenant_routes.get(name) if request.tenant else self._routes.get(name)
         if methods is None:
             raise NotFound
@@ -106,7 +107,7 @@ class App:
         origin = request.header(b"origin")
         if not origin:
             return
-        if not self._all_origins and origin not in self._origins and urlsplit(origin).hostname not in _LOOPBACK:
+        if not self._all_origins and origin not in self._origins and _origin_name(origin) not in _LOOPBACK:
             raise OriginNotAllowed
         request.cors = [
             (b"access-control-allow-origin", origin.encode("latin-1")),
@@ -129,11 +130,15 @@ class App:
 
 @lru_cache(1024)
 def _address(path: str) -> tuple[str, str]:
-    """Which route a path names and for which tenant; a trailing slash makes no difference."""
-    parts = path.rstrip("/").split("/")
+    """Which route a path names and for which tenant; one trailing slash makes no difference.
+
+    The path as it was sent: no route has anything to escape, and a proxy's rules see the same.
+    """
+    path = path.removesuffix("/")
+    parts = path.split("/")
     if len(parts) == 4 and parts[1] == "t" and parts[2]:
         return parts[3], parts[2]
-    return path.rstrip("/"), ""
+    return path, ""
 
 
 @lru_cache(1024)
@@ -141,4 +146,12 @@ def _host_name(header: str) -> str:
     """The name in a Host header (RFC 9110, section 7.2), lower case, without port and brackets."""
     with contextlib.suppress(ValueError):
         return (urlsplit(f"//{header}").hostname or "").rstrip(".")
+    return ""
+
+
+@lru_cache(1024)
+def _origin_name(origin: str) -> str:
+    """The host name in an Origin header (RFC 6454, section 7); empty for anything else."""
+    with contextlib.suppress(ValueError):
+        return urlsplit(origin).hostname or ""
     return ""

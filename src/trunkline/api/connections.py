@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from trunkline.api.auth import Identity
 from trunkline.api.http import Protocol
-from trunkline.envelope import Delivery
+from trunkline.envelope import REPLACED, Delivery
 from trunkline.logs import stations
 from trunkline.metrics import Metrics
 from trunkline.settings import Settings
@@ -70,8 +70,15 @@ class Stream:
         self._missed = ()
         held, self.hold = self.hold or [], None
         for delivery in held:
-            if delivery.generation == self.generation and delivery.offset:
-                self.deliver(delivery.offset, delivery.body)
+            if delivery.generation == self.generation:
+                self.take(delivery)
+
+    def take(self, delivery: Delivery) -> bool:
+        """Deliver a message or heed a signal; False if a message before it is missing."""
+        if delivery.offset == 0:
+            self.end("replaced" if delivery.body == REPLACED else "session ended")
+            return True
+        return self.deliver(delivery.offset, delivery.body)
 
     def deliver(self, offset: int, body: bytes) -> bool:
         """Write a message; False if one before it is missing."""
@@ -156,6 +163,9 @@ class Connections:
     def add(self, stream: Stream) -> None:
         """A stream is open; one of the same session before it ends."""
         before = self._streams.get(stream.session)
+        if before is not None and before.generation > stream.generation:
+            stream.end("replaced")
+            return
         self._streams[stream.session] = stream
         if before is not None:
             before.end("replaced")

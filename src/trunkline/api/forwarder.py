@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 
 from trunkline.api.connections import KEEP_ALIVE, Connections, Stream
-from trunkline.envelope import CLOSED, REPLACED, Delivery
+from trunkline.envelope import Delivery
 from trunkline.errors import SessionNotFound, Unavailable
 from trunkline.logs import stations
 from trunkline.metrics import Metrics
@@ -80,11 +80,9 @@ class Forwarder:
         self._forward(stream, delivery)
 
     def _forward(self, stream: Stream, delivery: Delivery) -> None:
-        if delivery.offset == 0:
-            stream.end({REPLACED: "replaced", CLOSED: "session ended"}.get(delivery.body, "session ended"))
-        elif stream.hold is not None:
+        if stream.hold is not None and delivery.offset:
             stream.hold.append(delivery)
-        elif not stream.deliver(delivery.offset, delivery.body):
+        elif not stream.take(delivery):
             self._renew_soon(stream)
 
     async def _subscribed(self) -> None:

@@ -13,7 +13,9 @@ import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from trunkline.errors import (
+    INVALID_REQUEST,
     BodyTooLarge,
+    HttpVersionTooOld,
     InvalidMessage,
     MethodNotAllowed,
     TrunklineError,
@@ -47,10 +49,37 @@ class Request:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        """By lower-case name; see `refuse_duplicates` for names that come twice."""
         self.tenant = ""
         """The name of the tenant in the path, for routes that have one."""
         self.cors: Headers = []
         """Headers that every answer to this request carries (Fetch standard, CORS protocol)."""
+
+    def refuse_duplicates(self) -> None:
+        """Refuse a request that says twice who it is or whom it is for: a proxy in front may have read the other.
+
+        Raises:
+            InvalidMessage: Host, Authorization, Origin or Content-Length comes more than once.
+        """
+        if len(self.headers) == len(self.scope["headers"]):
+            return
+        names = [name for name, _ in self.scope["headers"]]
+        for name in (b"host", b"authorization", b"origin", b"content-length"):
+            if names.count(name) > 1:
+                raise InvalidMessage(f"The header {name.decode()} comes more than once.")
+
+    def begin_stream(self) -> None:
+        """Make the connection this request's own: it is about to answer with a stream.
+
+        Raises:
+            HttpVersionTooOld: HTTP/1.0 has no way to send parts of unknown length and go on.
+            InvalidMessage: other requests wait behind this one.
+        """
+        if self.scope["http_version"] == "1.0":
+            raise HttpVersionTooOld
+        if self.protocol.cycle.scope is not self.scope:
+            raise InvalidMessage("Send nothing behind a request for a stream on the same connection.")
+        self.protocol.streaming = True
 
     def header(self, name: bytes) -> str:
         """A header's value, by its lower-case name; empty where it is missing."""
@@ -61,8 +90,17 @@ class Request:
         text: bytes = self.scope["query_string"]
         if text.startswith(name.encode() + b"=") and text.isascii() and not _QUERY_SYNTAX.search(text, len(name) + 1):
             return text[len(name) + 1 :].decode()
-        found = parse_qs(self.scope["query_string"].decode("latin-1"), max_num_fields=32).get(name)
+        try:
+            found = parse_qs(text.decode("latin-1"), max_num_fields=32).get(name)
+        except ValueError:
+            raise InvalidMessage("The query has more than 32 parameters.") from None
         return found[0] if found else ""
+
+    @property
+    def whole(self) -> bool:
+        """Whether the request has arrived with its body: always so once another one follows on its connection."""
+        cycle = self.protocol.cycle
+        return cycle.scope is not self.scope or not cycle.more_body
 
     @property
     def protocol(self) -> Protocol:
@@ -97,7 +135,7 @@ class Request:
         declared = self.headers.get(b"content-length", b"0")
         if not declared.isdigit() or int(declared) > most:
             raise BodyTooLarge(f"The body is larger than {most} bytes.")
-        if not self.protocol.cycle.more_body:  # it came with the head, as small ones do
+        if self.whole:  # it came with the head, as small ones do
             return _bounded((await self._part())["body"], most)
         parts: list[bytes] = []
         size = 0
@@ -187,8 +225,12 @@ class Corked:
 class Protocol(HttpToolsProtocol):
     """uvicorn's protocol, which also knows since when it waits for a head, and can stream without a task."""
 
+    streaming = False
+    """Whether a stream is being answered: then nothing else is, on this connection."""
     head_since: float | None
     """When the client began the head of a request, by the loop's clock; None while there is none under way."""
+    body_since: float | None = None
+    """When the client began the body of a request, answered or not; None while there is none under way."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected."""
@@ -204,7 +246,25 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The head of a request is there."""
         self.head_since = None
+        if self.streaming:
+            self.transport.abort()
+            return
+        self.body_since = self.loop.time()
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """A request is whole."""
+        self.body_since = None
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP, in JSON like every error."""
+        body = orjson.dumps({"jsonrpc": "2.0", "id": None, "error": {"code": INVALID_REQUEST, "message": msg}})
+        self.transport.write(
+            b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
+            b"content-length: %d\r\n\r\n%b" % (len(body), body)
+        )
+        self.transport.close()
 
     @property
     def keeps_up(self) -> bool:

@@ -14,8 +14,6 @@ from trunkline.errors import InvalidMessage, UnparsableMessage
 
 _LONGEST_ID = 256
 _LONGEST_METHOD = 256
-_MOST_BYTES_UNCOUNTED = 1024
-"""Smaller bodies cannot hold enough values to be worth counting."""
 
 
 class Message(NamedTuple):
@@ -36,11 +34,28 @@ def parse(body: bytes, most_elements: int) -> Message:
         UnparsableMessage: not JSON, too deep, or an object names a key twice.
         InvalidMessage: JSON, but not one JSON-RPC message; or more than `most_elements` values.
     """
-    if len(body) > _MOST_BYTES_UNCOUNTED:
-        elements = body.count(b",") + body.count(b"[") + body.count(b"{")
-        if elements > most_elements:
-            raise InvalidMessage(f"The message has more than {most_elements} values.")
-    return _classify(_load(body))
+    value = _load(body)
+    # Every value but the first costs a comma or a bracket, which text may hold as well: a bound first, then a count.
+    if (
+        len(body) > most_elements
+        and body.count(b",") + body.count(b"[") + body.count(b"{") > most_elements
+        and _count(value) > most_elements
+    ):
+        raise InvalidMessage(f"The message has more than {most_elements} values.")
+    return _classify(value)
+
+
+def _count(value: object) -> int:
+    """How many values a document has, those inside others included."""
+    count, waiting = 0, [value]
+    while waiting:
+        found = waiting.pop()
+        count += 1
+        if isinstance(found, dict):
+            waiting += found.values()
+        elif isinstance(found, list):
+            waiting += found
+    return count
 
 
 def _load(body: bytes) -> object:
@@ -50,24 +65,33 @@ def _load(body: bytes) -> object:
         raise UnparsableMessage(f"The body is not JSON: {error}") from None
     try:
         # Most clients send just what a serializer prints. Printed again it is the same, unless a key came twice
-        # (the first of two is lost); only then, or where the client formats otherwise, is the slow look needed.
+        # (the first of two is lost) or a number lost digits; only then, or where the client formats otherwise, is the
+        # slow look needed.
         printed = orjson.dumps(value)
     except orjson.JSONEncodeError:
         raise UnparsableMessage("The body is nested too deeply.") from None
     if printed != body:
-        _refuse_duplicate_keys(body)
+        _look_closely(body)
     return value
 
 
-def _refuse_duplicate_keys(body: bytes) -> None:
+def _look_closely(body: bytes) -> None:
+    """Refuse keys that come twice, and whole numbers beyond 64 bits, which would arrive rounded."""
+
     def check(pairs: list[tuple[str, object]]) -> None:
         if len({key for key, _ in pairs}) != len(pairs):
             raise UnparsableMessage("An object in the body names a key twice.")
 
     try:
-        json.loads(body, object_pairs_hook=check)
+        json.loads(body, object_pairs_hook=check, parse_int=_check_int)
     except (ValueError, RecursionError):
         raise UnparsableMessage from None
+
+
+def _check_int(digits: str) -> int:
+    if len(digits) > 18 and not -(2**63) <= int(digits[:24]) < 2**64:
+        raise UnparsableMessage("A whole number in the body needs more than 64 bits.")
+    return int(digits[:24])
 
 
 def _classify(value: object) -> Message:

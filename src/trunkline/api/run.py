@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import math
 import signal
 import socket
 import time
@@ -28,6 +29,7 @@ from trunkline.errors import StartRefused, Unavailable
 from trunkline.logs import configure, default_pod
 from trunkline.metrics import Metrics
 from trunkline.settings import Settings
+from trunkline.streams.calls import Calls
 from trunkline.streams.client import Redis
 from trunkline.streams.control import CallCancelled, Event, KeyRevoked, SigningKeysChanged, TenantChanged
 from trunkline.streams.revocations import Revocations
@@ -39,6 +41,9 @@ from trunkline.tenants.verify import Verifier
 
 _START_PATIENCE = 15.0
 _REFRESH_EVERY = 30.0
+_SWEEP_EVERY = 2.0
+_SWEEP_GRACE_MS = 4_000
+"""How long after its deadline a call is left to the workers, which sweep as well."""
 _KEEP_ALIVE = 75
 """Seconds an idle client connection is kept: longer than the proxies in front keep theirs (60 s in most)."""
 
@@ -127,6 +132,7 @@ class ApiProcess:
         self._directory = TenantDirectory(database, snapshots, settings)
         self._keyring = Keyring(snapshots, database)
         self._verifier = Verifier(settings, self._keyring, Revocations(redis), database)
+        self._calls = Calls(redis)
         sessions = Sessions(redis, self._pod)
         authenticator = Authenticator(self._directory, self._verifier, settings)
         self._sse = SseTransport(redis, self._pod, authenticator, self._connections, sessions, self._metrics)
@@ -154,25 +160,27 @@ class ApiProcess:
         )
 
     async def _serve(self, listener: socket.socket) -> None:
-        forwarding = asyncio.create_task(self._forwarder.run(), name="forwarder")
-        refreshing = asyncio.create_task(self._keep_fresh(), name="refresh")
-        timing = asyncio.create_task(self._drop_slow_heads(), name="heads")
         serving = asyncio.create_task(self._server.serve([listener]), name="server")
         stopping = asyncio.create_task(self._stop.wait(), name="stop")
+        side: list[asyncio.Task[Any]] = [
+            stopping,
+            asyncio.create_task(self._forwarder.run(), name="forwarder"),
+            asyncio.create_task(self._keep_fresh(), name="refresh"),
+            asyncio.create_task(self._keep_sweeping(), name="sweep"),
+            asyncio.create_task(self._drop_slow_clients(), name="slow clients"),
+        ]
         # What start-up made is never garbage, and a batch of calls makes more than the usual 700 objects: 4 % of CPU.
         gc.freeze()
         gc.set_threshold(10_000)
         log.info("listening", address=listener.getsockname()[:2])
         try:
             # A side task never ends by itself: if one does, the pod cannot do its work and ends with its error.
-            await asyncio.wait(
-                {forwarding, refreshing, timing, serving, stopping}, return_when=asyncio.FIRST_COMPLETED
-            )
+            await asyncio.wait({serving, *side}, return_when=asyncio.FIRST_COMPLETED)
             await self._drain(serving)
         finally:
-            for task in (forwarding, refreshing, timing, stopping):
+            for task in side:
                 task.cancel()
-            outcomes = await asyncio.gather(forwarding, refreshing, timing, serving, stopping, return_exceptions=True)
+            outcomes = await asyncio.gather(serving, *side, return_exceptions=True)
         for outcome in outcomes:
             if isinstance(outcome, Exception):
                 raise outcome
@@ -226,14 +234,16 @@ class ApiProcess:
         self._end_streams_of_revoked_keys()
         self.ready.set()
 
-    async def _drop_slow_heads(self) -> None:
-        """Hang up on clients that take their time over the head of a request."""
+    async def _drop_slow_clients(self) -> None:
+        """Hang up on clients that take their time over a request, be it refused already."""
         clock = asyncio.get_running_loop().time
         while True:
             await asyncio.sleep(1.0)
-            late = clock() - self._settings.head_timeout
+            head, body = clock() - self._settings.head_timeout, clock() - self._settings.body_timeout - 1.0
             for protocol in list(self._server.server_state.connections):
-                if isinstance(protocol, Protocol) and protocol.head_since is not None and protocol.head_since < late:
+                if isinstance(protocol, Protocol) and (
+                    (protocol.head_since or math.inf) < head or (protocol.body_since or math.inf) < body
+                ):
                     protocol.transport.abort()
 
     async def _keep_fresh(self) -> None:
@@ -242,6 +252,13 @@ class ApiProcess:
             with contextlib.suppress(Unavailable):  # what was known stays
                 await self._verifier.refresh()
             self._end_streams_of_revoked_keys()
+
+    async def _keep_sweeping(self) -> None:
+        """Answer calls past their deadline that no worker has swept: there may be none."""
+        while True:
+            await asyncio.sleep(_SWEEP_EVERY)
+            for call in await self._calls.sweep_all(_SWEEP_GRACE_MS):
+                log.warning("call answered by the sweep", call=call)
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

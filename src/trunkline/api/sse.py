@@ -102,9 +102,11 @@ class SseTransport:
         try:
             # What was said to all streams while this one was being opened was not said to it.
             self._check_open(identity)
+            request.begin_stream()
             await self._hold(request, stream)
         finally:
             self._connections.remove(stream)
+            request.protocol.streaming = False
 
     def _check_open(self, identity: Identity) -> None:
         if self.draining:
@@ -223,7 +225,7 @@ class SseTransport:
         await request.refuse(error, envelope.id if known else b"null")
 
     async def _accept(self, identity: Identity, session: str, envelope: Envelope, body: bytes) -> None:
-        if envelope.method == "notifications/cancelled":
+        if envelope.method == "notifications/cancelled" and envelope.kind == "notification":
             await self._cancel(identity, session, envelope)
             return
         if envelope.method == TOOL_CALL and SCOPE_CALL not in identity.principal.scopes:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from trunkline.errors import (
     TooManyCalls,
     TooManyRequests,
     TrunklineError,
+    Unavailable,
 )
 from trunkline.streams.batch import Batch
 from trunkline.streams.client import Redis
@@ -29,6 +31,8 @@ from trunkline.streams.sessions import Owner
 log = structlog.get_logger(__name__)
 
 _SWEEP_BATCH = 256
+_MOST_RECOVERED = 10_000
+"""More than a worker can have claimed: it has at most so many slots."""
 TIMED_OUT = orjson.dumps(
     {
         "code": REQUEST_TIMEOUT,
@@ -144,6 +148,22 @@ class Calls:
         )  # fmt: skip
         return [call.decode() for call in swept]
 
+    async def sweep_all(self, grace_ms: int) -> list[str]:
+        """Sweep every lane; what cannot be swept now, with Redis away or its groups lost, stays due.
+
+        Returns:
+            The ids of the calls that were answered.
+        """
+        lanes = range(self._redis.keys.lanes)
+        swept = await asyncio.gather(*(self.sweep(lane, grace_ms) for lane in lanes), return_exceptions=True)
+        answered: list[str] = []
+        for outcome in swept:
+            if isinstance(outcome, list):
+                answered += outcome
+            elif not isinstance(outcome, Unavailable | RedisRefusal):
+                raise outcome
+        return answered
+
     async def create_groups(self) -> None:
         """Make the consumer group of every lane, where it is missing; calls that wait already belong to it."""
         for lane in range(self._redis.keys.lanes):
@@ -194,6 +214,11 @@ class LaneReader:
                 return calls
         return []
 
+    async def recover(self, known: Container[str]) -> list[Call]:
+        """Calls that were claimed for this worker and never reached it: the connection broke under the reply."""
+        mine = await self._read(range(len(self._streams)), _MOST_RECOVERED, None, after="0")
+        return [call for call in mine if call.id not in known]
+
     async def identify(self) -> None:
         """Learn by which id Redis knows the connection, so that `unblock` can name it."""
         self._id = await self._connection.send("CLIENT", "ID")
@@ -203,17 +228,19 @@ class LaneReader:
         if self._id:
             await self._redis.command("CLIENT", "UNBLOCK", self._id)
 
-    async def _read(self, lanes: Sequence[int], count: int, block_ms: int | None) -> list[Call]:
+    async def _read(self, lanes: Sequence[int], count: int, block_ms: int | None, after: str = ">") -> list[Call]:
         block: tuple[Argument, ...] = () if block_ms is None else ("BLOCK", block_ms)
         streams = [self._streams[lane] for lane in lanes]
         reply = await self._connection.send(
             "XREADGROUP", "GROUP", CALLS_GROUP, self._worker, "COUNT", count, *block,
-            "STREAMS", *streams, *([">"] * len(streams)),
+            "STREAMS", *streams, *([after] * len(streams)),
         )  # fmt: skip
         calls = []
         for stream, entries in reply or ():
             lane = self._lane_by_stream[stream]
             for entry, fields in entries:
+                if not fields:  # acknowledged meanwhile
+                    continue
                 try:
                     calls.append(_parse(lane, entry, fields))
                 except UnknownVersion as error:  # answered by the sweep, at its deadline

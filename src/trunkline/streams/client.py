@@ -49,7 +49,7 @@ class Redis:
 
     Raises, from every call:
         Unavailable: Redis is away for longer than the patience given, or refuses writes (memory or disk full,
-            read-only replica). Nothing is known to have been written.
+            read-only replica). Where it went away under a script, that may have been carried out all the same.
     """
 
     def __init__(self, settings: Settings, process: str) -> None:
@@ -57,7 +57,7 @@ class Redis:
         self.keys = Keys(settings)
         self.process = process
         self._connection: Connection | None = None
-        self._connecting = asyncio.Lock()
+        self._dialing: asyncio.Task[Connection] | None = None
         self._closed = False
 
     @classmethod
@@ -70,6 +70,8 @@ class Redis:
     async def aclose(self) -> None:
         """Close the connection; what still waits fails."""
         self._closed = True
+        if self._dialing is not None:
+            self._dialing.cancel()
         if self._connection is not None:
             connection, self._connection = self._connection, None
             connection.close()
@@ -87,19 +89,19 @@ class Redis:
 
     async def command(self, *command: Argument, patience: float | None = PATIENCE) -> Reply:
         """Run a command that is harmless when repeated; `patience` None tries until it succeeds."""
-        connection = self._connection
+        connection, end = self._connection, self._end(patience)
         if connection is not None:
             try:
                 return await connection.send(*command)
             except (ConnectionLost, RedisRefusal) as error:
                 _raise_unless_passing(error, patience)
-        return await self._persist(patience, lambda there: there.send(*command))
+        return await self._persist(patience, end, lambda there: there.send(*command))
 
     async def script(
         self, name: str, keys: Sequence[str], args: Sequence[Argument], *, patience: float | None = PATIENCE
     ) -> Reply:
         """Run a script of this package; `patience` None tries until it succeeds."""
-        connection, repeated = self._connection, 0
+        connection, end, repeated = self._connection, self._end(patience), 0
         if connection is not None:
             try:
                 return await connection.send("EVALSHA", digest(name), len(keys), *keys, *args, 0)
@@ -113,29 +115,40 @@ class Redis:
             repeated = 1
             return sent
 
-        return await self._persist(patience, attempt)
+        return await self._persist(patience, end, attempt)
 
-    async def _persist(self, patience: float | None, attempt: _Attempt) -> Reply:
-        loop = asyncio.get_running_loop()
-        end = math.inf if patience is None else loop.time() + patience
+    def _end(self, patience: float | None) -> float:
+        return math.inf if patience is None else asyncio.get_running_loop().time() + patience
+
+    async def _persist(self, patience: float | None, end: float, attempt: _Attempt) -> Reply:
+        clock = asyncio.get_running_loop().time
         pause = 0.02
         while True:
             try:
-                return await attempt(await self._connected())
-            except (ConnectionLost, RedisRefusal) as error:
-                _raise_unless_passing(error, patience)
-                if self._closed or loop.time() + pause > end:
+                async with asyncio.timeout_at(None if end == math.inf else end):
+                    return await attempt(await self._connected())
+            except (ConnectionLost, RedisRefusal, TimeoutError) as error:
+                if not isinstance(error, TimeoutError):
+                    _raise_unless_passing(error, patience)
+                if self._closed or clock() + pause > end:
                     raise Unavailable("Redis is away; try again shortly.", retry_after=1) from error
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
             pause = min(pause * 2, 0.5)
 
     async def _connected(self) -> Connection:
-        async with self._connecting:
-            if self._connection is None or self._connection.lost.done():
-                if self._closed:
-                    raise ConnectionLost("this process has closed its connection to Redis")
-                self._connection = await self.dial("commands")
-            return self._connection
+        """The connection, or a new one; all who wait for it wait for the same attempt."""
+        if self._connection is None or self._connection.lost.done():
+            if self._closed:
+                raise ConnectionLost("this process has closed its connection to Redis")
+            if self._dialing is None or self._dialing.done():
+                self._dialing = asyncio.create_task(self._reconnect())
+                self._dialing.add_done_callback(lambda done: done.cancelled() or done.exception())
+            return await asyncio.shield(self._dialing)
+        return self._connection
+
+    async def _reconnect(self) -> Connection:
+        self._connection = await self.dial("commands", timeout=PATIENCE)
+        return self._connection
 
 
 def _raise_unless_passing(error: ConnectionLost | RedisRefusal, patience: float | None) -> None:

@@ -129,16 +129,11 @@ class Consumer:
         read_clock_at = 0.0
         while True:
             await asyncio.sleep(_SWEEP_EVERY)
-            try:
+            with contextlib.suppress(Unavailable):
                 if time.monotonic() > read_clock_at:
                     await self._clock.read(self._redis)
                     read_clock_at = time.monotonic() + _CLOCK_EVERY
-                swept = await asyncio.gather(
-                    *(self._calls.sweep(lane, _SWEEP_GRACE_MS) for lane in range(self._redis.keys.lanes))
-                )
-            except (Unavailable, RedisRefusal):
-                continue  # Redis is away, or has lost its groups, which claiming makes anew; what is due stays due
-            for call in (call for lane in swept for call in lane):
+            for call in await self._calls.sweep_all(_SWEEP_GRACE_MS):
                 log.warning("call answered by the sweep", call=call)
                 self._metrics.executed("timeout")
 
@@ -165,6 +160,8 @@ class Consumer:
         try:
             await reader.identify()
             self._reader = reader
+            for call in await reader.recover(self._running):
+                self._begin(call)
             while not self._stopping:
                 free = self._settings.concurrency - len(self._running)
                 if free <= 0:
@@ -215,8 +212,22 @@ class Consumer:
 
     async def _execute_safely(self, running: Running) -> Answer:
         """Whatever goes wrong is an answer: a message without one would hold its place in the lane for ever."""
+        call = running.call
+        if call.wants_answer and running.deadline <= self._clock.now_ms():
+            # It waited until nobody does any more: what it would do must not be done.
+            text = "The call waited for a worker until its time was over; it was not begun."
+            return Answer(
+                error_message(orjson.loads(call.body).get("id"), internal_error(text, REQUEST_TIMEOUT)), "timeout"
+            )
         try:
             return await self._execute(running)
+        except (SystemExit, KeyboardInterrupt) as error:
+            log.error("a tool tried to end the worker", call=call.id, session=call.session, error=repr(error))
+            return self._platform_error(call, "The tool ended unexpectedly.")
+        except asyncio.CancelledError:
+            if running.over or running.task.cancelling():
+                raise
+            return self._platform_error(call, "The tool was cancelled from within.")
         except Exception:  # the edge of a message: it is our fault, and said without its details
             log.exception("call failed", call=running.call.id, session=running.call.session)
             return self._platform_error(running.call, "Something went wrong here; it was logged.")
@@ -288,8 +299,7 @@ class Consumer:
             return
         running.over = True
         request_id = orjson.loads(running.call.body).get("id")
-        error = internal_error(text)
-        error.code = code
+        error = internal_error(text, code)
         self._metrics.executed(outcome)
         publishing = asyncio.create_task(
             self._outbox.publish(running.call, error_message(request_id, error), outcome)

@@ -263,9 +263,9 @@ def error_message(request_id: RequestId | None, error: ErrorData) -> bytes:
     )
 
 
-def internal_error(text: str) -> ErrorData:
+def internal_error(text: str, code: int = INTERNAL_ERROR) -> ErrorData:
     """An error that is the platform's, not the server's."""
-    return ErrorData(code=INTERNAL_ERROR, message=text)
+    return ErrorData(code=code, message=text)
 
 
 def to_json(value: object) -> bytes:

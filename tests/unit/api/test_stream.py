@@ -88,7 +88,7 @@ async def test_a_resumed_stream_begins_with_a_greeting_what_was_missed_and_what_
     stream = open_stream(client, last=2)
     stream.hold = [
         Delivery(SESSION, 1, 4, b"to the stream before"),
-        Delivery(SESSION, 2, 0, b"replaced"),
+        Delivery(SESSION, 1, 0, b"replaced"),
         Delivery(SESSION, 2, 4, b"{}"),
         Delivery(SESSION, 2, 5, b"{}"),
     ]

@@ -16,6 +16,7 @@ local function append(session, outbox, sid, pods, box, holder, limits, now, call
   if renew or offset - first >= tonumber(limits[1]) or bytes > tonumber(limits[2]) then
     while first < offset do
       local oldest = redis.call('XRANGE', outbox, '-', '+', 'COUNT', 1)[1]
+      if not oldest then break end
       local sent = tonumber(string.match(oldest[1], '%d+$'))
       if offset - first < tonumber(limits[1]) and bytes <= tonumber(limits[2]) and now - sent < lifetime then break end
       redis.call('XDEL', outbox, oldest[1])

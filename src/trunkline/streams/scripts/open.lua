@@ -1,13 +1,24 @@
 --@include clock
 -- open: a new session whose stream this pod holds.
--- Guarantee: never more sessions of a tenant than its limit; repeated, it opens the same session.
+-- Guarantee: never more sessions of a tenant than its limit; repeated, it opens the same session. At the limit the
+-- session that was left longest ends, if nobody has used it for 5 minutes (an open stream renews its session every
+-- minute) and it waits for no answer: clients of this transport have no way to say that they will not come back.
 -- KEYS: 1 session, 2 sessions of the tenant
 -- ARGV: 1 session id, 2 principal, 3 transport, 4 pod, 5 lifetime in ms, 6 most sessions, 7 caller, 8 repeated
 -- Returns 1, or 0 at the limit.
 if redis.call('EXISTS', KEYS[1]) == 1 then return 1 end
 local now = clock()
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
-if redis.call('ZCARD', KEYS[2]) >= tonumber(ARGV[6]) then return 0 end
+if redis.call('ZCARD', KEYS[2]) >= tonumber(ARGV[6]) then
+  local left = redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')
+  if not left[1] or tonumber(left[2]) > now + ARGV[5] - 300000 then return 0 end
+  local session = string.sub(KEYS[1], 1, -#ARGV[1] - 1) .. left[1]
+  for _, field in ipairs(redis.call('HKEYS', session)) do
+    if string.sub(field, 1, 2) == 'p:' then return 0 end
+  end
+  redis.call('DEL', session, session .. ':out')
+  redis.call('ZREM', KEYS[2], left[1])
+end
 redis.call('HSET', KEYS[1], 'principal', ARGV[2], 'transport', ARGV[3], 'caller', ARGV[7], 'holder', '1 ' .. ARGV[4],
   'box', '0 1 0 0',
   'fresh', string.format('%d', now + ARGV[5] * 0.1))

@@ -23,11 +23,13 @@ for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[
     redis.call('XACK', KEYS[2], 'workers', entry)
     redis.call('XDEL', KEYS[2], entry)
     table.insert(swept, call)
-  elseif redis.call('ZREM', KEYS[1], member) == 1 then -- its session has ended before it
-    redis.call('HINCRBY', base .. 'usage', 'inflight', -1)
+  else -- its session has ended before it
+    forget(KEYS[1], {member}, base .. 'usage', 1)
   end
 end
-for _, left in ipairs(redis.call('XPENDING', KEYS[2], 'workers', 'IDLE', ARGV[9], '-', '+', ARGV[2])) do
+-- Before the first worker there is no group, and nothing that it could have left.
+local left_behind = redis.pcall('XPENDING', KEYS[2], 'workers', 'IDLE', ARGV[9], '-', '+', ARGV[2])
+for _, left in ipairs(left_behind) do
   redis.call('XACK', KEYS[2], 'workers', left[1])
   redis.call('XDEL', KEYS[2], left[1])
 end
