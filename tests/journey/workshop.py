@@ -160,6 +160,27 @@ async def fail() -> str:
 
 
 @mcp.tool()
+async def leave() -> str:
+    """Try to end the process."""
+    raise SystemExit(3)
+
+
+@mcp.tool()
+def leave_from_a_thread() -> str:
+    """Try to end the process from a thread."""
+    raise SystemExit(4)
+
+
+@mcp.tool()
+async def give_up() -> str:
+    """Await something that was cancelled."""
+    task = asyncio.create_task(asyncio.Event().wait())
+    task.cancel()
+    await task
+    return "never"
+
+
+@mcp.tool()
 async def refuse(text: str = "") -> str:
     """A protocol error whose text no encoding can write."""
     raise MCPError(code=-32050, message=text or "\ud800")
