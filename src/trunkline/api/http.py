@@ -225,17 +225,21 @@ class Corked:
 class Protocol(HttpToolsProtocol):
     """uvicorn's protocol, which also knows since when it waits for a head, and can stream without a task."""
 
-    streaming = False
+    # Beside uvicorn's own attributes, whose dictionary would otherwise double for each connection.
+    __slots__ = ("body_since", "head_since", "streaming")
+
+    streaming: bool
     """Whether a stream is being answered: then nothing else is, on this connection."""
     head_since: float | None
     """When the client began the head of a request, by the loop's clock; None while there is none under way."""
-    body_since: float | None = None
+    body_since: float | None
     """When the client began the body of a request, answered or not; None while there is none under way."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected."""
         super().connection_made(cast("asyncio.Transport", Corked(transport, self.loop)))
-        self.head_since = self.loop.time()
+        self.streaming = False
+        self.head_since, self.body_since = self.loop.time(), None
 
     def on_message_begin(self) -> None:
         """The first byte of a request is there."""
