@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import structlog
+
 from trunkline.envelope import Call
 from trunkline.streams.batch import Batch
 from trunkline.streams.client import Redis
-from trunkline.streams.connection import Argument
+from trunkline.streams.connection import Argument, RedisRefusal
+
+log = structlog.get_logger(__name__)
 
 _Publication = tuple[Call, bytes, str, bytes]
 """The call, its answer, its outcome, and what the session has negotiated by it."""
@@ -48,7 +52,13 @@ class Outbox:
         args: list[Argument] = [self._worker, keys.pods(lane), *self._limits, keys.lane(lane)]
         for call, message, outcome, context in publications:
             args += (call.tenant, call.session, call.id, call.entry, message, context, outcome)
-        offsets: Sequence[int] = await self._redis.script("publish", names, args, patience=None)
+        try:
+            offsets: Sequence[int] = await self._redis.script("publish", names, args, patience=None)
+        except RedisRefusal as error:
+            if len(publications) > 1:  # one of them; the others are not to suffer for it
+                return [(await self._publish(lane, [each]))[0] for each in publications]
+            log.error("answer refused by Redis", call=publications[0][0].id, reason=str(error))
+            return [0]
         return offsets
 
     async def notify(self, call: Call, number: int, message: bytes, extend_ms: int = 0, latest_ms: int = 0) -> int:

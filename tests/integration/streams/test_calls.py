@@ -67,6 +67,17 @@ async def test_a_repeated_script_changes_nothing_more(wire: Wire, monkeypatch: p
     assert await wire.sent() == [(1, b"progress"), (2, b"answer")]
 
 
+async def test_an_answer_that_redis_refuses_takes_no_other_with_it(wire: Wire) -> None:
+    for _ in range(3):
+        await wire.accept()
+    broken, *others = await wire.claim()
+    broken = broken._replace(tenant="f" * 32, session="0" * 32)
+    session = f"{wire.redis.keys.lane(broken.lane)}t:{broken.tenant}:s:{broken.session}"
+    await wire.redis.command("SET", session, "not a session")
+    offsets = await asyncio.gather(*(wire.outbox.publish(call, b"{}", "ok") for call in (broken, *others)))
+    assert sorted(offsets) == [0, 1, 2]
+
+
 async def test_offsets_are_contiguous_over_concurrent_answers(wire: Wire) -> None:
     for number in range(15):
         await wire.accept(request_id=str(number).encode())
