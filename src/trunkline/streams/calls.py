@@ -24,7 +24,7 @@ from trunkline.errors import (
 )
 from trunkline.streams.batch import Batch
 from trunkline.streams.client import Redis
-from trunkline.streams.connection import Argument, Connection, RedisRefusal
+from trunkline.streams.connection import Argument, Connection, RedisRefusal, Reply
 from trunkline.streams.keys import CALLS_GROUP
 from trunkline.streams.sessions import Owner
 
@@ -181,6 +181,8 @@ class LaneReader:
         self._streams = [redis.keys.calls(lane) for lane in range(redis.keys.lanes)]
         self._lane_by_stream = {name.encode(): lane for lane, name in enumerate(self._streams)}
         self._next = 0
+        self._busy: list[int] = []
+        """Lanes that had more calls than they were asked for."""
 
     async def claim(self, free: int, block_ms: int) -> list[Call]:
         """Wait up to `block_ms` for calls and claim at most `free` (> 0) of them, from the lanes in turn.
@@ -195,12 +197,22 @@ class LaneReader:
         lanes = len(self._streams)
         if free < lanes:
             return await self._claim_few(free, block_ms)
-        share = free // lanes
-        calls = await self._read(range(lanes), share, block_ms)
-        counted = Counter(call.lane for call in calls)
-        busy = [lane for lane, count in counted.items() if count == share]
-        left = (free - len(calls)) // len(busy) if busy else 0
-        return calls + await self._read(busy, left, None) if left else calls
+        calls = await self._claim_busy(free - lanes) if self._busy and free > lanes else []
+        if not calls:
+            share = free // lanes
+            calls = await self._read(range(lanes), share, block_ms)
+            self._busy = _lanes_with(calls, share)
+            left = (free - len(calls)) // len(self._busy) if self._busy else 0
+            calls += await self._read(self._busy, left, None) if left else []
+        return calls
+
+    async def _claim_busy(self, free: int) -> list[Call]:
+        """Claim from the lanes that had more than they were asked for last time, and one call from each lane."""
+        busy = self._busy[:free]
+        asked = (self._ask(busy, free // len(busy), None), self._ask(range(len(self._streams)), 1, None))
+        calls = [call for reply in asked for call in self._parse(await reply)]
+        self._busy = _lanes_with(calls, 2)
+        return calls
 
     async def _claim_few(self, free: int, block_ms: int) -> list[Call]:
         """Claim with fewer slots than lanes: look into all lanes in turn, and wait at some only if all are empty."""
@@ -229,12 +241,17 @@ class LaneReader:
             await self._redis.command("CLIENT", "UNBLOCK", self._id)
 
     async def _read(self, lanes: Sequence[int], count: int, block_ms: int | None, after: str = ">") -> list[Call]:
+        return self._parse(await self._ask(lanes, count, block_ms, after))
+
+    def _ask(self, lanes: Sequence[int], count: int, block_ms: int | None, after: str = ">") -> asyncio.Future[Reply]:
         block: tuple[Argument, ...] = () if block_ms is None else ("BLOCK", block_ms)
         streams = [self._streams[lane] for lane in lanes]
-        reply = await self._connection.send(
+        return self._connection.send(
             "XREADGROUP", "GROUP", CALLS_GROUP, self._worker, "COUNT", count, *block,
             "STREAMS", *streams, *([after] * len(streams)),
         )  # fmt: skip
+
+    def _parse(self, reply: Reply) -> list[Call]:
         calls = []
         for stream, entries in reply or ():
             lane = self._lane_by_stream[stream]
@@ -242,13 +259,18 @@ class LaneReader:
                 if not fields:  # acknowledged meanwhile
                     continue
                 try:
-                    calls.append(_parse(lane, entry, fields))
+                    calls.append(_read_entry(lane, entry, fields))
                 except UnknownVersion as error:  # answered by the sweep, at its deadline
                     log.error("call not understood", reason=str(error))
         return calls
 
 
-def _parse(lane: int, entry: bytes, fields: Sequence[bytes]) -> Call:
+def _lanes_with(calls: Sequence[Call], count: int) -> list[int]:
+    """The lanes from which at least so many calls came."""
+    return [lane for lane, found in Counter(call.lane for call in calls).items() if found >= count]
+
+
+def _read_entry(lane: int, entry: bytes, fields: Sequence[bytes]) -> Call:
     return Call.from_entry(lane, entry, dict(zip(fields[::2], fields[1::2], strict=True)))
 
 

@@ -33,6 +33,8 @@ _SWEEP_EVERY = 1.0
 _SWEEP_GRACE_MS = 2_000
 """How long after its deadline a call is left to the worker that runs it."""
 _CLOCK_EVERY = 30.0
+_DEADLINE_LOOK = 0.1
+"""Seconds between looks at the deadlines of what runs here: how late a call may be answered for."""
 
 _THREAD_LOOK = 0.1
 """Seconds between looks at whether the thread of a call that nobody waits for has returned."""
@@ -63,7 +65,7 @@ async def _unless_away(command: Coroutine[object, object, object]) -> None:
 class Running:
     """One claimed call while it runs."""
 
-    __slots__ = ("call", "deadline", "notified", "over", "task", "timer")
+    __slots__ = ("call", "deadline", "notified", "over", "task")
 
     def __init__(self, call: Call, task: asyncio.Task[None]) -> None:
         self.call = call
@@ -74,7 +76,6 @@ class Running:
         """How many messages of the call were sent to the client."""
         self.over = False
         """Whether nobody waits for what it comes to: cancelled, or answered already."""
-        self.timer: asyncio.TimerHandle | None = None
 
 
 class Consumer:
@@ -106,8 +107,12 @@ class Consumer:
     async def run(self) -> None:
         """Claim and run calls until `stop`, then finish what runs."""
         await self._clock.read(self._redis)
-        await self._claim_all()
-        await self._finish()
+        watching = asyncio.create_task(self._watch_deadlines(), name="deadlines")
+        try:
+            await self._claim_all()
+            await self._finish()
+        finally:
+            watching.cancel()
 
     def stop(self) -> None:
         """Claim nothing more; a claim that waits in Redis is sent back empty-handed."""
@@ -183,11 +188,8 @@ class Consumer:
         self._metrics.claim_wait_seconds.observe(waited)
         if stations.on:
             stations.log("claim", call=call.id, session=call.session, waited_ms=round(waited * 1000, 1))
-        running = Running(call, asyncio.create_task(self._run(call)))
-        self._running[call.id] = running
+        self._running[call.id] = Running(call, asyncio.create_task(self._run(call)))
         self._metrics.running_calls.inc()
-        if call.wants_answer:
-            self._set_timer(running)
 
     # Execute and publish.
 
@@ -204,8 +206,6 @@ class Consumer:
                 raise
             await self._outbox.publish(call, b"", "cancelled")  # acknowledges; nobody waits for an answer
         finally:
-            if running.timer is not None:
-                running.timer.cancel()
             del self._running[call.id]
             self._metrics.running_calls.dec()
             self._slot_freed.set()
@@ -274,24 +274,19 @@ class Consumer:
             extend_ms = int(self._settings.call_timeout * 1000)
             latest_ms = call.enqueued_ms + int(self._settings.call_timeout_max * 1000)
             running.deadline = min(self._clock.now_ms() + extend_ms, latest_ms)
-            self._set_timer(running)
         await self._outbox.notify(call, running.notified, message, extend_ms, latest_ms)
 
     # Deadlines.
 
-    def _set_timer(self, running: Running) -> None:
-        if running.timer is not None:
-            running.timer.cancel()
-        left = max(running.deadline - self._clock.now_ms(), 0) / 1000
-        running.timer = asyncio.get_running_loop().call_later(left, self._expire, running)
-
-    def _expire(self, running: Running) -> None:
-        self._answer_instead(
-            running,
-            REQUEST_TIMEOUT,
-            "The call was not finished in time; whether it took effect is unknown.",
-            "timeout",
-        )
+    async def _watch_deadlines(self) -> None:
+        """Answer the calls whose time is over, until cancelled: one look at all costs less than a timer for each."""
+        while True:
+            await asyncio.sleep(_DEADLINE_LOOK)
+            now = self._clock.now_ms()
+            for running in list(self._running.values()):
+                if running.call.wants_answer and running.deadline <= now:
+                    text = "The call was not finished in time; whether it took effect is unknown."
+                    self._answer_instead(running, REQUEST_TIMEOUT, text, "timeout")
 
     def _answer_instead(self, running: Running, code: int, text: str, outcome: Outcome) -> None:
         """Answer now what a tool has not, then halt it."""
