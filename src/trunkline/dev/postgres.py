@@ -30,8 +30,8 @@ _SETTINGS = {
     "max_wal_senders": "0",
 }
 _FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "autovacuum": "off"}
-"""For tests: a power cut may take the data, a crash of the process does not. Their databases do not live to be vacuumed,
-and one that is being vacuumed cannot be dropped by its owner."""
+"""For tests: a power cut may take the data, a crash of the process does not. Their databases do not live to be
+vacuumed, and one that is being vacuumed cannot be dropped by its owner."""
 
 
 class Postgres:
