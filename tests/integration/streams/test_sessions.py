@@ -79,6 +79,24 @@ async def test_a_tenant_has_no_more_sessions_than_its_limit(redis: Redis) -> Non
     await sessions.open(owner, new_session_id(), "sse", b"{}", 2)
 
 
+async def test_at_the_limit_the_session_left_longest_makes_room_unless_it_waits_for_an_answer(wire: Wire) -> None:
+    tenant = wire.redis.keys.tenant(wire.owner.tenant)
+    seconds, _ = await wire.redis.command("TIME")
+    # It ends in a minute: nobody has used it for the half hour before.
+    await wire.redis.command("ZADD", tenant.sessions, "XX", (int(seconds) + 60) * 1000, wire.session)
+    call = await wire.accept()
+    with pytest.raises(TooManyRequests):
+        await wire.sessions.open(wire.owner, new_session_id(), "sse", b"{}", 1)
+    (claimed,) = await wire.claim()
+    assert claimed.id == call
+    await wire.outbox.publish(claimed, b"{}", "ok")
+    await wire.sessions.open(wire.owner, new_session_id(), "sse", b"{}", 1)
+    with pytest.raises(SessionNotFound):
+        await wire.sessions.attach(wire.owner, wire.session, 0)
+    with pytest.raises(TooManyRequests):
+        await wire.sessions.open(wire.owner, new_session_id(), "sse", b"{}", 1)
+
+
 async def test_a_closed_session_forgets_its_calls_and_is_gone(wire: Wire) -> None:
     call = await wire.accept()
     assert await wire.sessions.close(wire.owner, wire.session) == [call]

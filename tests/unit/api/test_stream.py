@@ -205,3 +205,13 @@ async def test_deliveries_are_kept_for_every_request_that_is_attaching_their_ses
     connections.hold(delivery)
     assert (len(first), len(second)) == (1, 2)
     assert not connections._attaching
+
+
+async def test_a_stream_that_was_replaced_while_it_was_being_attached_ends() -> None:
+    client = Client()
+    stream = open_stream(client, last=2)
+    stream.hold = [Delivery(SESSION, 2, 3, b"{}"), Delivery(SESSION, 2, 0, b"replaced")]
+    stream.attach(Attachment(2, []))
+    stream.begin(b"hello\n")
+    assert stream.ended == "replaced"
+    assert client.offsets == [3]
