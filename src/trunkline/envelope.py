@@ -113,6 +113,4 @@ class Delivery(NamedTuple):
 
 
 REPLACED = b"replaced"
-"""Signal: another stream of the same session was opened."""
-CLOSED = b"closed"
-"""Signal: the session has ended."""
+"""Signal: another stream of the same session was opened; the only other one says that the session has ended."""

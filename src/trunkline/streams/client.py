@@ -77,11 +77,6 @@ class Redis:
             connection.close()
             await connection.lost
 
-    @property
-    def connected(self) -> bool:
-        """Whether the last thing known of Redis is that it answers."""
-        return self._connection is not None and not self._connection.lost.done()
-
     async def dial(self, role: str, **options: object) -> Connection:
         """A connection of one's own, for blocking reads and subscriptions."""
         name = f"trunkline-{self.process}-{role}"

@@ -74,7 +74,7 @@ class CallContext:
 
     @property
     def cancel_requested(self) -> anyio.Event:
-        """Set when the client takes the call back; made only for servers that look."""
+        """Never set: a call that the client takes back is cancelled outright. The SDK's protocol asks for it."""
         if self._cancel_requested is None:
             self._cancel_requested = anyio.Event()
         return self._cancel_requested
