@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Literal, NamedTuple
 
 from trunkline.errors import UsageError
@@ -89,10 +88,6 @@ class Principal:
     """Glob patterns of tool names; a tool that matches none of them does not exist for this caller."""
     expires_at: float
     """Seconds since the epoch; infinite for public access."""
-
-    def allows_tool(self, name: str) -> bool:
-        """Whether a pattern of the key matches this tool's name, upper and lower case told apart."""
-        return self.tools == ALL_TOOLS or any(fnmatchcase(name, pattern) for pattern in self.tools)
 
 
 def public_principal(tenant: Tenant) -> Principal:

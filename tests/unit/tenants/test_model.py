@@ -10,7 +10,6 @@ from trunkline.tenants.model import (
     RESERVED_SLUGS,
     SCOPES,
     Limits,
-    Principal,
     Tenant,
     ToolsetSwitch,
     check_scopes,
@@ -51,32 +50,12 @@ def test_no_scopes_are_all_scopes_and_unknown_ones_are_refused() -> None:
         check_scopes(["mcp:read", "admin"])
 
 
-@pytest.mark.parametrize(
-    ("tools", "name", "allowed"),
-    [
-        (ALL_TOOLS, "anything", True),
-        ((), "anything", False),
-        (("add",), "add", True),
-        (("add",), "add_more", False),
-        (("add",), "ADD", False),
-        (("files_*", "whoami"), "files_read", True),
-        (("files_*", "whoami"), "whoami", True),
-        (("files_*",), "my_files_read", False),
-        (("a?d",), "add", True),
-    ],
-)
-def test_a_principal_may_call_the_tools_that_its_patterns_match(
-    tools: tuple[str, ...], name: str, allowed: bool
-) -> None:
-    assert Principal("t", "acme", "key_1", SCOPES, tools, 0.0).allows_tool(name) is allowed
-
-
 def test_anyone_at_a_public_tenant_has_no_key_and_no_expiry() -> None:
     switches = (ToolsetSwitch("b", True), ToolsetSwitch("a", False), ToolsetSwitch("c", True))
     tenant = Tenant("t" * 32, "acme", "Acme", "public", "active", Limits(1, 1, 1, 1), switches, 7)
     principal = public_principal(tenant)
     assert (principal.tenant_id, principal.slug, principal.key_id) == ("t" * 32, "acme", "")
     assert principal.scopes == SCOPES
-    assert principal.allows_tool("echo")
+    assert principal.tools == ALL_TOOLS
     assert principal.expires_at == float("inf")
     assert tenant.enabled_toolsets == ("b", "c")

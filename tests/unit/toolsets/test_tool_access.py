@@ -8,7 +8,7 @@ from trunkline.toolsets.access import allowed, filter_listing
 @pytest.mark.parametrize(
     ("patterns", "tool", "expected"),
     [
-        ((), "anything", True),
+        ((), "anything", False),
         (("search",), "search", True),
         (("search",), "search_all", False),
         (("library_*",), "library_search", True),
@@ -29,6 +29,7 @@ def test_a_listing_shows_only_what_the_key_may_call() -> None:
     assert len(listing["tools"]) == 2
 
 
-def test_a_key_without_patterns_sees_the_listing_itself() -> None:
+def test_a_key_for_every_tool_sees_the_listing_itself_and_one_for_none_sees_nothing() -> None:
     listing = {"tools": [{"name": "search"}]}
-    assert filter_listing(listing, ()) is listing
+    assert filter_listing(listing, ("*",)) is listing
+    assert filter_listing(listing, ())["tools"] == []
