@@ -64,7 +64,9 @@ class Call(NamedTuple):
     """When it must be answered, by Redis' clock, epoch milliseconds; 0 for a notification."""
     lane: int
     entry: bytes
-    """The id of the lane entry, for the acknowledgement."""
+    """The id of the lane entry, for the acknowledgement; it names the attempt, too: each has its own."""
+    attempt: int = 1
+    """Which attempt this is: those before it were lost with their workers."""
 
     @property
     def wants_answer(self) -> bool:
@@ -74,6 +76,8 @@ class Call(NamedTuple):
     @classmethod
     def from_entry(cls, lane: int, entry: bytes, fields: Mapping[bytes, bytes]) -> Call:
         """Read a lane entry: `h` what is short, a line each, `b` the body, `a` the caller, `x` the context.
+
+        Of a call that is run again, `n` is the number of the attempt.
 
         Raises:
             UnknownVersion: another version wrote it.
@@ -92,6 +96,7 @@ class Call(NamedTuple):
             deadline_ms=int(deadline_ms),
             lane=lane,
             entry=entry,
+            attempt=int(fields.get(b"n", b"1")),
         )
 
 

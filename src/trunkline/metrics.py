@@ -20,6 +20,8 @@ from prometheus_client.registry import Collector
 
 from trunkline.errors import Refusal, StartRefused
 
+Fate = Literal["again", "unknown", "parked"]
+"""What becomes of a dead worker's call: run again, answered as unknown, set aside."""
 Outcome = Literal["ok", "tool_error", "error", "timeout", "cancelled"]
 """How a call ended: the tool answered, the tool failed, JSON-RPC error, ran out of time, its client gave up."""
 
@@ -179,6 +181,9 @@ class Metrics:
         self._executed = self._counters(
             "trunkline_execute", "Calls that ended, by how.", "outcome", get_args(Outcome)
         )
+        self._reclaimed = self._counters(
+            "trunkline_reclaim", "Calls of dead workers, by what became of them.", "fate", get_args(Fate)
+        )
         self.running_calls = self._gauge("trunkline_running_calls", "Calls claimed by this worker and not finished.")
         self.publish_seconds = self._histogram(
             "trunkline_publish_seconds", "From the publish script's start to its answer.", STATION_BUCKETS
@@ -210,6 +215,14 @@ class Metrics:
             KeyError: the outcome is not one of `Outcome`.
         """
         self._executed[outcome].inc()
+
+    def reclaimed(self, fate: Fate) -> None:
+        """Count one call of a dead worker.
+
+        Raises:
+            KeyError: the fate is not one of `Fate`.
+        """
+        self._reclaimed[fate].inc()
 
     def render(self) -> bytes:
         """The page of `/metrics`, in the format that `content_type` names."""

@@ -126,8 +126,8 @@ class Calls:
         tenant = keys.tenant(owner.tenant)
         cancelled = await self._redis.script(
             "cancel",
-            [keys.session(owner.tenant, session)[0], tenant.deadlines, tenant.calls, tenant.audit, tenant.usage],
-            [owner.principal, request_id, f"{owner.tenant}:{session}:"],
+            [keys.session(owner.tenant, session)[0], tenant.deadlines, tenant.calls, tenant.audit],
+            [owner.principal, request_id, f"{owner.tenant}:{session}:", tenant.lane, tenant.base],
         )
         if cancelled == 0:
             raise SessionNotFound

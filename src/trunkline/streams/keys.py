@@ -9,7 +9,10 @@ names themselves, from what the lane's keys begin with (docs/decisions/0009-batc
 | `{l<k>}:calls` | stream | accepted messages of the lane's tenants; consumer group `workers` | entries leave when acknowledged |
 | `{l<k>}:audit` | stream | audit events on their way to Postgres; consumer group `audit` | entries leave when written |
 | `{l<k>}:deadlines` | sorted set | `<tenant>:<session>:<call>` of every unanswered request, by deadline in epoch ms | members leave with the answer |
-| `{l<k>}:t:<tenant>:s:<sid>` | hash | the session: its owner, what it negotiated, which pod holds its stream, how far its outbox has come; field `p:<call>` for each request not answered yet | SESSION_TTL after last use |
+| `{l<k>}:slots` | string | how many calls all workers together run at once, as they last counted | a minute |
+| `{l<k>}:parked` | stream | calls set aside because each attempt cost a worker; the newest 1,000 | 30 days after the last |
+| `{l<k>}:t:<tenant>:surplus` | stream | accepted requests beyond `slots`, waiting for earlier ones of the tenant to end | SESSION_TTL after the last |
+| `{l<k>}:t:<tenant>:s:<sid>` | hash | the session: its owner, what it negotiated, which pod holds its stream, how far its outbox has come; field `p:<call>` for each request not answered yet, `o:<call>` for its attempt once that was started | SESSION_TTL after last use |
 | `{l<k>}:t:<tenant>:s:<sid>:out` | stream | the outbox: `<offset>-<epoch ms>` of what was sent to this client | 1 to 1.25 OUTBOX_TTL after the last message |
 | `{l<k>}:t:<tenant>:sessions` | sorted set | the tenant's sessions, by the epoch ms at which they end | SESSION_TTL after last use |
 | `{l<k>}:t:<tenant>:usage` | hash | `inflight`: the tenant's members in `deadlines`; `due`: theoretical arrival time of the rate limit (GCRA), epoch us | SESSION_TTL after last use |
@@ -18,7 +21,7 @@ names themselves, from what the lane's keys begin with (docs/decisions/0009-batc
 | `control` | channel | cancellations, revocations, changes of tenants; every pod listens | |
 | `snapshot:<kind>:<name>` | hash | the newest known state of a record in Postgres, for pods that find Postgres away | 7 days |
 | `revoked` | hash | id of each revoked, not yet expired key: from when it is refused | fields leave with the key's own expiry |
-| `workers` | sorted set | workers, by the epoch ms until which their last sign of life holds | members leave a minute later |
+| `workers` | sorted set | `<worker> <slots>`, by the epoch ms until which the last sign of life holds | members leave a minute later |
 """
 
 from __future__ import annotations
@@ -85,6 +88,14 @@ class Keys:
     def deadlines(self, lane: int) -> str:
         """The lane's unanswered requests by deadline."""
         return f"{self.lane(lane)}deadlines"
+
+    def slots(self, lane: int) -> str:
+        """How many calls all workers together run at once."""
+        return f"{self.lane(lane)}slots"
+
+    def parked(self, lane: int) -> str:
+        """The lane's calls that were set aside."""
+        return f"{self.lane(lane)}parked"
 
     def pods(self, lane: int) -> str:
         """What the channels of all pods begin with, in this lane."""

@@ -128,9 +128,9 @@ class Sessions:
             "close",
             [
                 *keys.session(owner.tenant, session),
-                tenant.deadlines, tenant.calls, tenant.audit, tenant.usage, tenant.sessions,
+                tenant.deadlines, tenant.calls, tenant.audit, tenant.sessions,
             ],
-            [session, owner.principal, f"{owner.tenant}:{session}:", tenant.pods],
+            [session, owner.principal, f"{owner.tenant}:{session}:", tenant.pods, tenant.lane, tenant.base],
         )  # fmt: skip
         if abandoned == 0:
             raise SessionNotFound

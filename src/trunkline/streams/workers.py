@@ -1,9 +1,10 @@
-"""Which workers are alive."""
+"""Which workers are alive, and how many calls they run at once."""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterable, Mapping
 
 import redis as redis_sync
 
@@ -12,6 +13,7 @@ from trunkline.streams.client import Redis, source
 from trunkline.streams.keys import Keys
 
 LIFETIME_MS = 3_000
+"""How long a sign of life holds."""
 _BEAT_EVERY = 1.0
 
 
@@ -23,13 +25,67 @@ async def count_workers(redis: Redis) -> int:
     return alive
 
 
+def _member(worker: str, slots: int) -> str:
+    return f"{worker} {slots}"
+
+
+async def first_beat(redis: Redis, worker: str, slots: int) -> None:
+    """Show a worker to be alive before it claims anything."""
+    await redis.script("beat", [redis.keys.workers], [_member(worker, slots), LIFETIME_MS])
+
+
+async def signs_of_life(redis: Redis) -> dict[str, tuple[float, int]]:
+    """Of each worker that lived within the last minute, the last sign (epoch ms until which it holds) and its slots."""
+    reply = await redis.command("ZRANGE", redis.keys.workers, 0, -1, "WITHSCORES")
+    signs = {}
+    for member, score in zip(reply[::2], reply[1::2], strict=True):
+        worker, _, slots = member.decode().rpartition(" ")
+        signs[worker] = (float(score), int(slots))
+    return signs
+
+
+class Vigil:
+    """Tells who is dead by what this process itself has seen.
+
+    A sign of life that has expired by Redis' clock proves nothing: Redis may have been away, or this process may have
+    stood still. Dead is who gave no new sign for `LIFETIME_MS` during which this process looked and Redis answered.
+    """
+
+    _LONGEST_GAP = 3.5
+    """Seconds between two looks beyond which what was seen before says nothing."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[float, float]] = {}
+        """Of each worker the last sign and when it was first seen, by this process' monotonic clock."""
+        self._looked = float("-inf")
+
+    def dead(self, signs: Mapping[str, float], workers: Iterable[str], now: float) -> set[str]:
+        """Who is dead.
+
+        Args:
+            signs: The signs of life as they are now.
+            workers: Who else is known, by what was claimed; without a sign, but perhaps just started.
+            now: Seconds of a monotonic clock.
+        """
+        if now - self._looked > self._LONGEST_GAP:
+            self._seen.clear()
+        self._looked = now
+        seen = {}
+        for worker in {*signs, *workers}:
+            sign = signs.get(worker, 0.0)
+            before = self._seen.get(worker)
+            seen[worker] = before if before is not None and before[0] == sign else (sign, now)
+        self._seen = seen
+        return {worker for worker, (_, since) in seen.items() if now - since >= LIFETIME_MS / 1000}
+
+
 class Pulse(threading.Thread):
     """A worker's sign of life: its own thread and connection, so that a tool that hogs the loop looks alive."""
 
     def __init__(self, settings: Settings, worker: str) -> None:
         super().__init__(name="pulse", daemon=True)
         self._settings = settings
-        self._worker = worker
+        self._member = _member(worker, settings.concurrency)
         self._key = Keys(settings).workers
         self._stopped = threading.Event()
 
@@ -40,11 +96,11 @@ class Pulse(threading.Thread):
             while not self._stopped.is_set():
                 started = time.monotonic()
                 try:
-                    client.eval(source("beat"), 1, self._key, self._worker, LIFETIME_MS, 0)
+                    client.eval(source("beat"), 1, self._key, self._member, LIFETIME_MS, 0)
                 except redis_sync.RedisError:
                     client.close()
                 self._stopped.wait(max(_BEAT_EVERY - (time.monotonic() - started), 0.1))
-            client.zrem(self._key, self._worker)
+            client.zrem(self._key, self._member)
         except redis_sync.RedisError:
             return  # it expires by itself
         finally:
@@ -53,4 +109,5 @@ class Pulse(threading.Thread):
     def stop(self) -> None:
         """End the life, visibly at once."""
         self._stopped.set()
-        self.join(timeout=5)
+        if self.is_alive():
+            self.join(timeout=5)

@@ -5,6 +5,9 @@
 -- Repeated, a request is accepted once: it is still pending, or its answer is in the outbox. (A repeated notification
 -- may arrive twice.)
 -- The first write is one that a full Redis refuses, so a refusal leaves nothing half done.
+-- A tenant has at most as many requests in its lane and running as all workers have slots; what it sends beyond waits in
+-- its surplus (see forget), so that other tenants of the lane need not wait behind it.
+-- The pods that hold the streams are told what was accepted: "\n" and session, call and JSON-RPC id, a line each.
 -- KEYS: 1 deadlines, 2 calls, 3 audit. The names of a tenant's keys are built here from what the lane's begin with:
 -- all are on the lane's shard, and sending them would double what a message costs.
 -- ARGV: 1 time for a call in ms, 2 session lifetime in ms, 3 longest lane, 4 longest audit backlog, 5 what the lane's
@@ -18,7 +21,8 @@ local accepted, deadline = string.format('%d', now), string.format('%d', now + A
 local room = ARGV[3] - redis.call('XLEN', KEYS[2])
 local unwritten = redis.call('XLEN', KEYS[3])
 local repeated = ARGV[#ARGV] == '1'
-local usages, due_at, answers = {}, {}, {}
+local slots = tonumber(redis.call('GET', ARGV[5] .. 'slots') or math.huge)
+local usages, due_at, answers, told = {}, {}, {}, {}
 
 local function usage_of(key)
   local usage = usages[key]
@@ -33,7 +37,7 @@ end
 local function accept(principal, call, id, body, seed, tenant, sid, most, interval, burst)
   local base = ARGV[5] .. 't:' .. tenant .. ':'
   local session = base .. 's:' .. sid
-  local state = redis.call('HMGET', session, 'principal', 'context', 'fresh', 'caller')
+  local state = redis.call('HMGET', session, 'principal', 'context', 'fresh', 'caller', 'holder')
   if state[1] ~= principal then return {'gone', 0} end
   local request = id ~= ''
   if repeated and request then
@@ -53,10 +57,18 @@ local function accept(principal, call, id, body, seed, tenant, sid, most, interv
   usage.due, usage.changed = due, true
 
   local head = '1\n' .. call .. '\n' .. tenant .. '\n' .. sid .. '\n' .. accepted .. '\n' .. (request and deadline or '0')
-  local entry = redis.call('XADD', KEYS[2], '*', 'h', head, 'b', body, 'a', state[4], 'x', state[2] or '')
-  room = room - 1
+  local waits = request and usage.inflight >= slots
+  local stream = waits and base .. 'surplus' or KEYS[2]
+  local entry = redis.call('XADD', stream, '*', 'h', head, 'b', body, 'a', state[4], 'x', state[2] or '')
+  if not waits then room = room - 1 end
   if request then
     usage.inflight = usage.inflight + 1
+    if waits then
+      entry = 's' .. entry
+      redis.call('PEXPIRE', stream, ARGV[2])
+    end
+    local pod = string.match(state[5], ' (.*)')
+    told[pod] = (told[pod] or '') .. '\n' .. sid .. '\n' .. call .. '\n' .. id
     redis.call('HSET', session, 'p:' .. call, entry .. '\n' .. accepted .. '\n' .. id .. '\n' .. seed)
     table.insert(due_at, deadline)
     table.insert(due_at, tenant .. ':' .. sid .. ':' .. call)
@@ -71,6 +83,7 @@ for a = 6, #ARGV - 1, 10 do
   table.insert(answers, accept(unpack(ARGV, a, a + 9)))
 end
 if #due_at > 0 then redis.call('ZADD', KEYS[1], unpack(due_at)) end
+for pod, accepted_calls in pairs(told) do redis.call('PUBLISH', ARGV[5] .. 'pod:' .. pod, accepted_calls) end
 for key, usage in pairs(usages) do
   if usage.changed then
     redis.call('HSET', key, 'due', string.format('%d', usage.due), 'inflight', usage.inflight)

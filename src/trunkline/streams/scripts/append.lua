@@ -1,15 +1,16 @@
 -- append: put a message into a session's outbox and hand a live copy to the pod that holds its stream.
 -- Guarantee: offsets of a session are contiguous from 1; what exceeds the bounds leaves from the oldest end.
--- Entry: id "<offset>-<epoch ms>", field m the message, field c the call it belongs to.
+-- Entry: id "<offset>-<epoch ms>", field m the message, field c its tag: the call that it answers, or
+-- "<call>.<number>" for what is sent while a call runs.
 -- box: field of the session: newest offset, oldest offset kept, bytes kept, epoch ms until which they are kept
 -- holder: field of the session: generation of its stream and the pod that holds it
 -- limits: 1 messages, 2 bytes, 3 lifetime in ms
-local function append(session, outbox, sid, pods, box, holder, limits, now, call, body)
+local function append(session, outbox, sid, pods, box, holder, limits, now, tag, body)
   local newest, first, bytes, kept = string.match(box, '(%d+) (%d+) (%d+) (%d+)')
   local offset, lifetime = newest + 1, tonumber(limits[3])
   first, bytes, kept = tonumber(first), bytes + #body, tonumber(kept)
   if now >= kept then first, bytes = offset, #body end -- the outbox has expired
-  redis.call('XADD', outbox, string.format('%d-%d', offset, now), 'm', body, 'c', call)
+  redis.call('XADD', outbox, string.format('%d-%d', offset, now), 'm', body, 'c', tag)
 
   -- The expiry is renewed when it has come near, not with every message; then what is too old leaves, too.
   local renew = kept - now < lifetime
@@ -29,6 +30,6 @@ local function append(session, outbox, sid, pods, box, holder, limits, now, call
   end
   redis.call('HSET', session, 'box', string.format('%d %d %d %d', offset, first, bytes, kept))
   local generation, pod = string.match(holder, '(%d+) (.*)')
-  redis.call('PUBLISH', pods .. pod, sid .. '\n' .. generation .. '\n' .. offset .. '\n' .. body)
+  redis.call('PUBLISH', pods .. pod, sid .. '\n' .. generation .. '\n' .. offset .. '\n' .. tag .. '\n' .. body)
   return offset
 end

@@ -3,7 +3,8 @@
 --@include finish
 -- publish: answers of calls of one lane.
 -- Guarantee: the first answer of a pending call is appended to the outbox and audited, and the call is forgotten, in
--- one step; any further answer of it, or one after a cancellation or its deadline, changes nothing.
+-- one step; any further answer of it, or one after a cancellation or its deadline, changes nothing. Nor does one of an
+-- attempt that was given up: a call that is run again has another lane entry, and its record names it.
 -- The first write is one that a full Redis refuses, so a refusal leaves the call pending and its answer to be repeated.
 -- KEYS: 1 deadlines, 2 calls, 3 audit; for the names of a tenant's keys see accept
 -- ARGV: 1 worker, 2 channels' beginning, 3 outbox messages, 4 outbox bytes, 5 outbox lifetime in ms, 6 what the lane's
@@ -18,21 +19,21 @@ local function publish(tenant, sid, call, entry, message, context, outcome)
   table.insert(entries, entry)
   if message == '' then return 0 end
   local base = ARGV[6] .. 't:' .. tenant .. ':'
-  local session, usage = base .. 's:' .. sid, base .. 'usage'
+  local session = base .. 's:' .. sid
   local state = redis.call('HMGET', session, 'p:' .. call, 'box', 'holder')
-  if not state[1] then return 0 end
+  if not state[1] or string.sub(state[1], 1, #entry + 1) ~= entry .. '\n' then return 0 end
   local offset = append(session, session .. ':out', sid, ARGV[2], state[2], state[3], limits, now, call, message)
   finish(session, KEYS[3], call, state[1], now, outcome, ARGV[1])
   if context ~= '' then redis.call('HSET', session, 'context', context) end
-  finished[usage] = finished[usage] or {}
-  table.insert(finished[usage], tenant .. ':' .. sid .. ':' .. call)
+  finished[base] = finished[base] or {}
+  table.insert(finished[base], tenant .. ':' .. sid .. ':' .. call)
   return offset
 end
 
 for a = 7, #ARGV - 1, 7 do
   table.insert(offsets, publish(unpack(ARGV, a, a + 6)))
 end
-for usage, members in pairs(finished) do forget(KEYS[1], members, usage, #members) end
+for base, members in pairs(finished) do forget(KEYS[1], members, ARGV[6], base) end
 redis.call('XACK', KEYS[2], 'workers', unpack(entries))
 redis.call('XDEL', KEYS[2], unpack(entries))
 return offsets

@@ -19,12 +19,11 @@ for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[
     local answer = '{"jsonrpc":"2.0","id":' .. id .. ',"error":' .. ARGV[4] .. '}'
     append(session, session .. ':out', sid, ARGV[5], state[2], state[3], {ARGV[6], ARGV[7], ARGV[8]}, now, call, answer)
     local entry = finish(session, KEYS[3], call, state[1], now, 'timeout', '')
-    forget(KEYS[1], {member}, base .. 'usage', 1)
-    redis.call('XACK', KEYS[2], 'workers', entry)
-    redis.call('XDEL', KEYS[2], entry)
+    withdraw(KEYS[2], base, entry)
+    forget(KEYS[1], {member}, ARGV[3], base)
     table.insert(swept, call)
   else -- its session has ended before it
-    forget(KEYS[1], {member}, base .. 'usage', 1)
+    forget(KEYS[1], {member}, ARGV[3], base)
   end
 end
 -- Before the first worker there is no group, and nothing that it could have left.

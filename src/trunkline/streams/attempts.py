@@ -1,0 +1,66 @@
+"""A worker's claim on a call: recorded before anything happens that must not happen twice, and given back undone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from enum import IntEnum
+
+from trunkline.envelope import Call
+from trunkline.streams.batch import Batch
+from trunkline.streams.client import Redis
+from trunkline.streams.connection import Argument
+
+
+class Verdict(IntEnum):
+    """Whether a worker may begin an attempt."""
+
+    GO = 1
+    GONE = 0
+    """Nobody waits for an answer any more."""
+    NOT_OURS = -1
+    """The call was given to another worker, or this attempt was begun elsewhere."""
+
+
+class Attempts:
+    """Starts and hands back, for one worker. Both try until Redis answers."""
+
+    def __init__(self, redis: Redis, worker: str) -> None:
+        self._redis = redis
+        self._worker = worker
+        self._starting: Batch[tuple[Call, bool]] = Batch(self._start)
+
+    async def start(self, call: Call, repeatable: bool) -> Verdict:
+        """Record that this worker begins an attempt; once this says GO, no other worker will begin the same.
+
+        Should this worker die, a call that is not repeatable is answered as unknown rather than run again.
+        """
+        return Verdict(await self._starting.add(call.lane, (call, repeatable)))
+
+    async def _start(self, lane: int, starts: Sequence[tuple[Call, bool]]) -> Sequence[int]:
+        keys = self._redis.keys
+        args: list[Argument] = [keys.lane(lane)]
+        for call, repeatable in starts:
+            mark = f"{call.attempt} {self._worker} {'r' if repeatable else 'n'}"
+            args += (call.tenant, call.session, call.id, call.entry, mark)
+        verdicts: Sequence[int] = await self._redis.script("start", [keys.calls(lane)], args, patience=None)
+        return verdicts
+
+    async def hand_back(self, calls: Iterable[Call]) -> int:
+        """Give calls back to their lanes: never begun, or repeatable and stopped. Returns how many went back."""
+        keys = self._redis.keys
+        by_lane: defaultdict[int, list[bytes]] = defaultdict(list)
+        for call in calls:
+            by_lane[call.lane].append(call.entry)
+        counts = await asyncio.gather(
+            *(
+                self._redis.script(
+                    "handback",
+                    [keys.deadlines(lane), keys.calls(lane)],
+                    [keys.lane(lane), *entries],
+                )
+                for lane, entries in by_lane.items()
+            )
+        )
+        return sum(counts)

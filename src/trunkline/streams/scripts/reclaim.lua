@@ -1,0 +1,75 @@
+--@include clock
+--@include append
+--@include finish
+--@include again
+-- reclaim: what becomes of the calls that dead workers had claimed.
+-- Guarantee: each leaves its worker in one step: a call that never started, or that may be repeated, goes back to the
+-- lane; one that had started and may not be repeated is answered with "outcome unknown"; one that has cost as many
+-- workers as an attempt may is answered and set aside; one that is not pending any more is dropped. Should a worker
+-- live after all, its answers to these calls are refused.
+-- KEYS: 1 deadlines, 2 calls, 3 audit, 4 parked
+-- ARGV: 1 what the lane's keys begin with, 2 channels' beginning, 3 outbox messages, 4 outbox bytes, 5 outbox lifetime in
+--       ms, 6 most entries, 7 most attempts, 8 error "outcome unknown" as JSON, 9 error "set aside" as JSON, 10 most calls
+--       remembered as set aside, 11 ms for which they are; dead workers; last: repeated
+-- Returns what became of each call: "again", "unknown" or "parked", and its id.
+local now, fates = clock(), {}
+local limits = {ARGV[3], ARGV[4], ARGV[5]}
+
+local function drop(entry)
+  redis.call('XACK', KEYS[2], 'workers', entry)
+  redis.call('XDEL', KEYS[2], entry)
+end
+
+local function answer(base, tenant, sid, call, record, state, error, outcome, worker)
+  local session = base .. 's:' .. sid
+  local id = string.match(record, '^.-\n.-\n(.-)\n')
+  local message = '{"jsonrpc":"2.0","id":' .. id .. ',"error":' .. error .. '}'
+  append(session, session .. ':out', sid, ARGV[2], state[3], state[4], limits, now, call, message)
+  finish(session, KEYS[3], call, record, now, outcome, worker)
+  forget(KEYS[1], {tenant .. ':' .. sid .. ':' .. call}, ARGV[1], base)
+end
+
+local function decide(worker, entry)
+  local fields, version, call, tenant, sid = read(KEYS[2], entry)
+  if not fields then return drop(entry) end
+  if version ~= '1' then return end -- of another release; answered by the sweep
+  local attempt = tonumber(fields.n or '1')
+  local lost = (fields.k or '') .. ' ' .. worker
+  local base = ARGV[1] .. 't:' .. tenant .. ':'
+  if string.match(fields.h, '%d+$') == '0' then -- a notification: nobody waits for it
+    if attempt >= tonumber(ARGV[7]) then return drop(entry) end
+    return again(KEYS[2], KEYS[1], base, entry, fields, sid, call, nil, attempt + 1, lost)
+  end
+  local state = redis.call('HMGET', base .. 's:' .. sid, 'p:' .. call, 'o:' .. call, 'box', 'holder')
+  local record, started = state[1], state[2]
+  if not record or string.sub(record, 1, #entry + 1) ~= entry .. '\n' then return drop(entry) end
+  local fate = 'again'
+  if started and string.sub(started, -1) == 'n' then
+    answer(base, tenant, sid, call, record, state, ARGV[8], 'unknown', worker)
+    drop(entry)
+    fate = 'unknown'
+  else
+    -- The first attempt of what may be repeated is begun without a record: it counts. A later one counts if it was begun.
+    local counts = started or attempt == 1
+    if counts and attempt >= tonumber(ARGV[7]) then
+      redis.call('XADD', KEYS[4], 'MAXLEN', ARGV[10], '*', 'call', call, 'tenant', tenant, 'session', sid,
+        'workers', lost, 'e', string.match(record, '^.-\n.-\n.-\n(.*)$'))
+      redis.call('PEXPIRE', KEYS[4], ARGV[11])
+      answer(base, tenant, sid, call, record, state, ARGV[9], 'parked', worker)
+      drop(entry)
+      fate = 'parked'
+    else
+      again(KEYS[2], KEYS[1], base, entry, fields, sid, call, record, counts and attempt + 1 or attempt,
+        counts and lost or fields.k or '')
+    end
+  end
+  table.insert(fates, fate)
+  table.insert(fates, call)
+end
+
+for a = 12, #ARGV - 1 do
+  local left = redis.call('XPENDING', KEYS[2], 'workers', '-', '+', ARGV[6], ARGV[a])
+  for _, pending in ipairs(left) do decide(ARGV[a], pending[1]) end
+  if #left == 0 then redis.call('XGROUP', 'DELCONSUMER', KEYS[2], 'workers', ARGV[a]) end
+end
+return fates
