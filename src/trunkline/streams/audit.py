@@ -6,6 +6,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import structlog
+
 from trunkline.streams.calls import create_group
 from trunkline.streams.client import Redis
 from trunkline.streams.connection import Connection, ConnectionLost, RedisRefusal
@@ -13,6 +15,8 @@ from trunkline.streams.keys import AUDIT_GROUP
 
 _ABANDONED_MS = 30_000
 """After this long without acknowledgement, an event is read by another writer; writing it twice does no harm."""
+
+log = structlog.get_logger("trunkline.audit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +31,8 @@ class AuditEntry:
 class AuditFeed:
     """Reads the lanes' audit streams as one of several writers.
 
-    Guarantee: every event is read at least once; it stays until it is acknowledged. Raises nothing while Redis is
-    away: it reads nothing.
+    Guarantee: every event is read at least once; it stays until it is acknowledged. While Redis is away, or refuses
+    as it does when it starts, lost its data or has become a replica, nothing is read.
     """
 
     def __init__(self, redis: Redis, consumer: str) -> None:
@@ -38,18 +42,27 @@ class AuditFeed:
         self._lane_by_stream = {name.encode(): lane for lane, name in enumerate(self._streams)}
         self._connection: Connection | None = None
         self._adopted_at = float("-inf")
+        self._refused_with = ""
 
     async def read(self, limit: int, block_ms: int) -> list[AuditEntry]:
-        """Up to about `limit` events, waiting at most `block_ms` for the first; those of dead writers first."""
+        """Up to about `limit` events, waiting at most `block_ms` for the first; those of dead writers first.
+
+        Raises:
+            Unavailable: Redis is away, or takes no writes.
+        """
         try:
             connection = await self._ready()
-            return await self._adopt(connection) or await self._claim(connection, limit, block_ms)
+            entries = await self._adopt(connection) or await self._claim(connection, limit, block_ms)
         except ConnectionLost:
             self._drop()
         except RedisRefusal as error:
             self._drop()
-            if error.kind not in {"NOGROUP", "LOADING"}:
-                raise
+            if error.kind != self._refused_with:
+                log.warning("reading audit events was refused", reason=str(error))
+            self._refused_with = error.kind
+        else:
+            self._refused_with = ""
+            return entries
         return []
 
     async def ack(self, entries: Sequence[AuditEntry]) -> None:

@@ -1,0 +1,272 @@
+"""What Redis can suffer, one kind a test: clear refusals or waiting meanwhile, and no restart of any pod after it.
+
+That it dies and comes back is tried in `tests/acceptance/test_stores_away.py`, and thirty times over by the scenario
+at the end of this file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+import pytest
+from faults.proxy import Proxy
+from tests.faults.outages import HEALING, Server, at_port, is_clear_refusal, own_server, platform_on, proxied, until
+from tests.journey.conftest import Platform
+from tests.journey.workshop import Gate, gates
+from tests.sse import Stream, connect
+
+PATIENCE = 20.0
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with own_server() as made:
+        yield made
+
+
+@pytest.fixture
+async def proxy(server: Server) -> AsyncIterator[Proxy]:
+    async with proxied(server.port) as made:
+        yield made
+
+
+@pytest.fixture
+async def platform(settings: Any, server: Server, proxy: Proxy) -> AsyncIterator[Platform]:
+    """A deployment whose pods reach the test's own Valkey through the proxy."""
+    changes = {"redis_url": at_port(server.url, proxy.port), "lanes": 4, "drain_timeout": 5.0}
+    async with platform_on(settings.model_copy(update=changes)) as made:
+        yield made
+
+
+@dataclass
+class Fault:
+    """One way in which Redis fails."""
+
+    begin: Callable[[], Awaitable[object]]
+    end: Callable[[], Awaitable[object]]
+    refuses: bool = True
+    """Whether it says no itself, so that nothing refused was carried out; otherwise it only does not answer."""
+
+
+def _of(work: Callable[[], object]) -> Callable[[], Awaitable[object]]:
+    async def do() -> None:
+        work()
+
+    return do
+
+
+def fault_named(name: str, server: Server, proxy: Proxy) -> Fault:
+    heal = _of(proxy.heal)
+    return {
+        "memory is full": Fault(
+            lambda: server.ask("CONFIG", "SET", "maxmemory", "1"),
+            lambda: server.ask("CONFIG", "SET", "maxmemory", "0"),
+        ),
+        "the disk is full": Fault(_of(lambda: server.fill_disk(True)), _of(lambda: server.fill_disk(False))),
+        "it has become a replica": Fault(
+            lambda: server.ask("REPLICAOF", "127.0.0.1", "1"), lambda: server.ask("REPLICAOF", "NO", "ONE")
+        ),
+        "it hangs": Fault(_of(server.stop), _of(server.go_on), refuses=False),
+        "nothing reaches it": Fault(_of(lambda: proxy.stall("up")), heal, refuses=False),
+        "nothing comes back from it": Fault(_of(lambda: proxy.stall("down")), heal, refuses=False),
+        "it cannot be connected to": Fault(_of(proxy.cut), heal, refuses=False),
+    }[name]
+
+
+class Books:
+    """A client's books: what it sent, and every answer that its stream brings."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.answers: Counter[int] = Counter()
+        self.texts: dict[int, str] = {}
+        self._stream = stream
+        self._ids = itertools.count(1000)
+        self._arrived = asyncio.Condition()
+        self._reading = asyncio.create_task(self._read())
+
+    async def post(self, tool: str, **arguments: object) -> tuple[int, httpx2.Response]:
+        number = next(self._ids)
+        params = {"name": tool, "arguments": arguments}
+        message = {"jsonrpc": "2.0", "id": number, "method": "tools/call", "params": params}
+        return number, await self._stream.post(message)
+
+    async def accepted(self, tool: str, **arguments: object) -> int:
+        number, response = await self.post(tool, **arguments)
+        assert response.status_code == 202, response.text
+        return number
+
+    async def answered(self, *numbers: int) -> list[str]:
+        async with self._arrived:
+            await self._arrived.wait_for(lambda: all(self.answers[number] for number in numbers))
+        return [self.texts[number] for number in numbers]
+
+    async def aclose(self) -> None:
+        self._reading.cancel()
+        (outcome,) = await asyncio.gather(self._reading, return_exceptions=True)
+        assert isinstance(outcome, asyncio.CancelledError), outcome
+        assert set(self.answers.values()) <= {1}, "one answer each"
+
+    async def _read(self) -> None:
+        while True:
+            try:
+                message = (await self._stream.event()).message
+            except TimeoutError:
+                continue  # nothing was said for a while, which is no fault
+            if "id" in message:
+                self.answers[message["id"]] += 1
+                self.texts[message["id"]] = str(message.get("result", {}).get("content", [message])[0].get("text"))
+                async with self._arrived:
+                    self._arrived.notify_all()
+
+
+@pytest.fixture
+async def api(platform: Platform) -> str:
+    return await platform.api()
+
+
+@pytest.fixture
+async def books(platform: Platform, api: str) -> AsyncIterator[Books]:
+    """A session at the one API pod, with a worker that hosts the workshop."""
+    await platform.workshop()
+    async with connect(api, key=platform.key) as stream:
+        await stream.initialize()
+        made = Books(stream)
+        yield made
+        await made.aclose()
+
+
+@pytest.fixture
+async def make_gate() -> AsyncIterator[Callable[[str], Gate]]:
+    made: list[Gate] = []
+
+    def make(name: str) -> Gate:
+        gates[name] = Gate(name)
+        made.append(gates[name])
+        return made[-1]
+
+    yield make
+    for gate in made:
+        gates.pop(gate.name).open()
+
+
+async def nothing_unfinished(platform: Platform) -> None:
+    """Wait until no lane and no tenant has anything that waits, runs or counts."""
+    tenant = platform.redis.keys.tenant((await platform.tenants.get("demo")).id)
+
+    async def is_quiet() -> bool:
+        counts = [await platform.redis.command("XLEN", platform.redis.keys.calls(lane)) for lane in range(4)]
+        counts.append(int(await platform.redis.command("HGET", tenant.usage, "inflight") or 0))
+        counts.append(await platform.redis.command("ZCARD", tenant.deadlines))
+        return not any(counts)
+
+    async with asyncio.timeout(PATIENCE):
+        await until(is_quiet)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "memory is full",
+        "the disk is full",
+        "it has become a replica",
+        "it hangs",
+        "nothing reaches it",
+        "nothing comes back from it",
+        "it cannot be connected to",
+    ],
+)
+async def test_calls_are_refused_clearly_answers_are_kept_and_all_heals_by_itself(
+    name: str,
+    platform: Platform,
+    server: Server,
+    proxy: Proxy,
+    api: str,
+    books: Books,
+    make_gate: Callable[[str], Gate],
+) -> None:
+    fault = fault_named(name, server, proxy)
+    running, refused_tool = make_gate("running"), make_gate("refused")
+    refused_tool.open()
+    runs = await books.accepted("wait", gate="running")
+    await running.until(inside=1)
+
+    await fault.begin()
+    async with asyncio.timeout(PATIENCE):
+        accepted = []
+        while True:  # a disk that is full is noticed by what is written, and that by the next who writes
+            number, response = await books.post("wait", gate="refused")
+            if response.status_code != 202:
+                break
+            accepted.append(number)
+    assert is_clear_refusal(response), response.text
+    running.open()
+    await running.until(inside=0)
+
+    await fault.end()
+    async with asyncio.timeout(HEALING):
+        while True:
+            again, response = await books.post("echo", text="again")
+            if response.status_code == 202:
+                break
+            assert is_clear_refusal(response), response.text
+        assert await books.answered(again, runs) == ["again", "through"]
+        await books.answered(*accepted)
+        async with httpx2.AsyncClient(trust_env=False) as http:
+
+            async def is_ready() -> bool:
+                return (await http.get(f"{api}/readyz")).json()["status"] == "ok"
+
+            await until(is_ready)
+    await nothing_unfinished(platform)
+    assert running.entered == 1
+    assert refused_tool.entered == len(accepted) + books.answers[number]
+    assert not (fault.refuses and books.answers[number]), "what Redis refused was not accepted"
+
+
+async def test_a_slow_redis_makes_calls_slow_and_fails_none(proxy: Proxy, platform: Platform, books: Books) -> None:
+    proxy.delay(0.3)
+    async with asyncio.timeout(PATIENCE):
+        posts = await asyncio.gather(*(books.post("echo", text=str(number)) for number in range(20)))
+        assert {response.status_code for _, response in posts} == {202}
+        texts = await books.answered(*(number for number, _ in posts))
+    assert texts == [str(number) for number in range(20)]
+    proxy.heal()
+    await nothing_unfinished(platform)
+
+
+async def test_flushed_scripts_are_noticed_by_nobody(server: Server, platform: Platform, books: Books) -> None:
+    async def call(number: int) -> None:
+        for turn in range(10):
+            sent = await books.accepted("echo", text=f"{number}.{turn}")
+            assert await books.answered(sent) == [f"{number}.{turn}"]
+
+    async with asyncio.timeout(PATIENCE):
+        calls = asyncio.gather(*(call(number) for number in range(10)))
+        while not calls.done():
+            await server.ask("SCRIPT", "FLUSH", "SYNC")
+        await calls
+    await nothing_unfinished(platform)
+
+
+async def test_a_destroyed_group_is_made_anew_and_nothing_that_had_begun_begins_again(
+    server: Server, platform: Platform, books: Books, make_gate: Callable[[str], Gate]
+) -> None:
+    await platform.worker("tests.journey.workshop:mcp")  # another one, which might take the calls of the first
+    gate = make_gate("begun")
+    begun = [await books.accepted("wait", gate="begun") for _ in range(6)]
+    async with asyncio.timeout(PATIENCE):
+        await gate.until(inside=6)
+        for lane in range(4):
+            await server.ask("XGROUP", "DESTROY", platform.redis.keys.calls(lane), "workers")
+        async with asyncio.timeout(HEALING):
+            assert await books.answered(await books.accepted("echo", text="goes on")) == ["goes on"]
+        gate.open()
+        assert await books.answered(*begun) == ["through"] * 6
+    await nothing_unfinished(platform)
+    assert gate.entered == 6
