@@ -1,0 +1,85 @@
+"""Try what Trunkline promises of answers: kill, stop, cut and restart everything, and look at the books afterwards.
+
+Each scenario runs on a deployment of its own: Postgres, Redis, API pods, workers, and nginx where it is installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib
+import pkgutil
+import secrets
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+
+import faults
+from faults import report
+from faults.pods import ScenarioError
+from faults.scenarios import Outcome, carry_out, registered
+from trunkline.errors import TrunklineError
+
+_SCENARIOS = (
+    "workers", "apis", "redis", "postgres", "deploys", "flood", "readers", "fuzz", "model",
+)  # fmt: skip
+"""Modules that register scenarios, in the order of the table."""
+
+
+def main() -> int:
+    load_scenarios()
+    options = _options()
+    unknown = [name for name in options.names if name not in registered]
+    if unknown:
+        print(f"There is no scenario {unknown[0]!r}; there are: {', '.join(registered)}.", file=sys.stderr)
+        return 2
+    seed = secrets.randbits(32) if options.seed is None else options.seed
+    print(f"seed {seed}", flush=True)
+    outcomes: list[Outcome] = []
+    refused = 0
+    for name in options.names or registered:
+        try:
+            outcomes.append(_carry_out(name, seed, full=options.full))
+            print(outcomes[-1], flush=True)
+        except (ScenarioError, TrunklineError) as error:
+            refused += 1
+            print(f"{name} (seed {seed}) could not be carried out: {error}", flush=True)
+    if options.markdown:
+        command = shlex.join(["scripts/faults", *sys.argv[1:]])
+        options.markdown.write_text(f"{report.headline(command)} Seed {seed}.\n\n{report.table(outcomes)}\n")
+    failed = [each for each in outcomes if each.failed]
+    print(f"\n{len(outcomes) - len(failed)} hold, {len(failed)} broken, {refused} not carried out.")
+    return 1 if failed or refused else 0
+
+
+def _carry_out(name: str, seed: int, *, full: bool) -> Outcome:
+    chosen = registered[name]
+    directory = Path(tempfile.mkdtemp(prefix=f"tl-{name}-"))
+    directory.chmod(0o711)
+    print(f"{name}: logs are in {directory}", file=sys.stderr, flush=True)
+    size = chosen.full if full else chosen.small
+    return asyncio.run(carry_out(chosen, size, seed, directory))
+
+
+def load_scenarios() -> None:
+    """Import the modules that register scenarios."""
+    there = {module.name for module in pkgutil.iter_modules(faults.__path__)}
+    for name in _SCENARIOS:
+        if name in there:
+            importlib.import_module(f"faults.{name}")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/faults", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(registered)}; all if none is given")
+    parser.add_argument(
+        "--full", action="store_true", help="the full sizes: hours, where the small ones take minutes"
+    )
+    parser.add_argument("--seed", type=int, help="of everything that happens by chance; printed, so it can be given")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="where to write the table")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

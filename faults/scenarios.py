@@ -1,0 +1,110 @@
+"""The scenarios: each is registered by its name, with two sizes and what must hold."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from faults import oracles
+from faults.deployment import Rig, rigged
+from faults.oracles import Finding
+from trunkline.settings import Settings
+
+Size = TypeVar("Size")
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What a scenario did and found."""
+
+    done: str
+    """One sentence: what was done, with numbers."""
+    counts: Mapping[str, object] = field(default_factory=dict)
+    """What came of it."""
+    findings: tuple[Finding, ...] = ()
+    """What must hold in this scenario besides the oracles."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario(Generic[Size]):
+    """A registered scenario."""
+
+    name: str
+    title: str
+    """What happens, as the table has it."""
+    must_hold: str
+    small: Size
+    full: Size
+    run: Callable[[Rig, Size], Awaitable[Figures]]
+    needs_stores: bool
+    """Whether it takes stores away and so needs its own."""
+    deploys: bool
+    """Whether it works with a rig's pods; if not, no oracle but its own findings is consulted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One scenario, carried out."""
+
+    scenario: Scenario[Any]
+    seed: int
+    figures: Figures
+    findings: list[Finding]
+    """Those of the scenario and of all oracles."""
+    seconds: float
+
+    @property
+    def failed(self) -> list[Finding]:
+        """What does not hold."""
+        return [finding for finding in self.findings if not finding.holds]
+
+    def __str__(self) -> str:
+        lines = [f"{self.scenario.name} (seed {self.seed}, {self.seconds:.0f} s): {self.figures.done}"]
+        lines += [f"    {name}: {count}" for name, count in self.figures.counts.items()]
+        lines += [f"    {'ok' if each.holds else 'NO'}  {each.name}: {each.figure}" for each in self.findings]
+        return "\n".join(lines)
+
+
+registered: dict[str, Scenario[Any]] = {}
+
+
+def scenario(
+    name: str,
+    title: str,
+    must_hold: str,
+    *,
+    small: Size,
+    full: Size,
+    needs_stores: bool = False,
+    deploys: bool = True,
+) -> Callable[[Callable[[Rig, Size], Awaitable[Figures]]], Scenario[Size]]:
+    """Register the function below as a scenario."""
+
+    def register(run: Callable[[Rig, Size], Awaitable[Figures]]) -> Scenario[Size]:
+        made = Scenario(name, title, must_hold, small, full, run, needs_stores, deploys)
+        registered[name] = made
+        return made
+
+    return register
+
+
+async def carry_out(
+    chosen: Scenario[Size], size: Size, seed: int, directory: Path, shared: Settings | None = None
+) -> Outcome:
+    """Run one scenario on a rig of its own and consult the oracles.
+
+    Args:
+        chosen: The scenario.
+        size: One of its sizes, or another.
+        seed: Of everything that happens by chance.
+        directory: Where logs and data go, empty and passable by every user.
+        shared: Settings with a database and a Redis prefix of the rig's own, for scenarios that leave stores alone.
+    """
+    began = time.monotonic()
+    async with rigged(directory, seed, None if chosen.needs_stores else shared) as rig:
+        figures = await chosen.run(rig, size)
+        findings = [*figures.findings, *(await oracles.consult(rig) if chosen.deploys else ())]
+    return Outcome(chosen, seed, figures, findings, time.monotonic() - began)
