@@ -135,6 +135,7 @@ def settings(database_url: str, redis_url: str) -> Settings:
         redis_prefix=f"test-{secrets.token_hex(6)}:",
         secret_key=secrets.token_hex(32),
         public_url="http://127.0.0.1:8000",
+        drain_delay=0,
     )
 
 

@@ -107,15 +107,38 @@ class Delivery(NamedTuple):
     generation: int
     """Which stream of the session it is meant for: each new stream of a session has the next number."""
     offset: int
-    """Its place in the outbox, contiguous from 1; 0 for a signal, whose name is then the body."""
+    """Its place in the outbox, contiguous from 1; 0 for a signal, whose name is then the tag."""
+    tag: bytes
+    """The id of the call that this answers; `<call>.<number>` for a message while the call runs."""
     body: bytes
 
     @classmethod
     def from_payload(cls, payload: bytes) -> Delivery:
-        """Read what was published to a pod's channel: session, generation, offset and body, a line each."""
-        session, generation, offset, body = payload.split(b"\n", 3)
-        return cls(session.decode(), int(generation), int(offset), body)
+        """Read what was published to a pod's channel: session, generation, offset, tag and body, a line each."""
+        session, generation, offset, tag, body = payload.split(b"\n", 4)
+        return cls(session.decode(), int(generation), int(offset), tag, body)
 
 
 REPLACED = b"replaced"
 """Signal: another stream of the same session was opened; the only other one says that the session has ended."""
+
+TELLS_OF_ACCEPTED = ord("\n")
+"""The first byte of a payload that is `Accepted` requests: no session's name begins with a line break."""
+
+
+class Accepted(NamedTuple):
+    """A request that was accepted, as the API pod that holds its session's stream is told."""
+
+    session: str
+    call: bytes
+    request_id: bytes
+    """The JSON-RPC id as JSON, which has no line break in it."""
+
+    @classmethod
+    def from_payload(cls, payload: bytes) -> list[Accepted]:
+        """Read what was published to a pod's channel: after a line break session, call and id, a line each."""
+        lines = payload.split(b"\n")
+        return [
+            cls(session.decode(), call, request_id)
+            for session, call, request_id in zip(lines[1::3], lines[2::3], lines[3::3], strict=True)
+        ]

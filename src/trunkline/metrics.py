@@ -166,6 +166,9 @@ class Metrics:
         self.forward_gaps_total = self._counter("trunkline_forward_gaps", "Gaps filled from an outbox.")
         self.deliver_total = self._counter("trunkline_deliver", "Messages written to a client.")
         self.slow_readers_total = self._counter("trunkline_slow_readers", "Clients cut off because they do not read.")
+        self.lost_answers_total = self._counter(
+            "trunkline_lost_answers", "Calls answered by this pod with an error because their answers were lost."
+        )
         self.sessions_opened_total = self._counter("trunkline_sessions_opened", "Sessions opened.")
         self.sessions_resumed_total = self._counter("trunkline_sessions_resumed", "Streams resumed by Last-Event-ID.")
         self.active_connections = self._gauge("trunkline_active_connections", "Streams open on this pod.")

@@ -92,6 +92,9 @@ class Settings(BaseSettings):
     tenant_in_flight: int = Field(1_000, gt=0, description="Unanswered requests of one tenant, default limit.")
     tenant_sessions: int = Field(10_000, gt=0, description="Live sessions of one tenant, default limit.")
 
+    session_rate: float = Field(200.0, gt=0, description="Sessions that a tenant may open in a second.")
+    session_burst: int = Field(2_000, gt=0, description="Sessions that a tenant may open at once.")
+
     public_rate: float = Field(
         20.0, gt=0, description="Requests a second from one address to a public tenant, on each API pod."
     )
@@ -100,6 +103,9 @@ class Settings(BaseSettings):
     call_timeout: float = Field(60.0, gt=0, description="Seconds a call may take; progress starts them anew.")
     call_timeout_max: float = Field(600.0, gt=0, description="Seconds a call may take in all, progress or not.")
     concurrency: int = Field(64, gt=0, le=10_000, description="Calls that one worker runs at once.")
+    drain_delay: float = Field(
+        3.0, ge=0, description="Seconds that a stopping API pod still answers on its port, for proxies to notice."
+    )
     drain_timeout: float = Field(30.0, gt=0, description="Seconds that a stopping process gives what it has begun.")
 
     @field_validator("servers", "allowed_origins", "allowed_hosts", "trusted_proxies", mode="before")

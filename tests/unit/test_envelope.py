@@ -4,7 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trunkline.envelope import Call, Caller, Delivery, UnknownVersion, decode_caller
+from trunkline.envelope import (
+    TELLS_OF_ACCEPTED,
+    Accepted,
+    Call,
+    Caller,
+    Delivery,
+    UnknownVersion,
+    decode_caller,
+)
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 FIELDS = {
@@ -44,5 +52,11 @@ def test_an_entry_of_another_version_is_refused_by_name() -> None:
 
 @given(st.integers(1, 10**6), st.integers(0, 10**6), st.binary())
 def test_a_delivery_keeps_its_body_whatever_is_in_it(generation: int, offset: int, body: bytes) -> None:
-    payload = b"%b\n%d\n%d\n%b" % (b"5" * 32, generation, offset, body)
-    assert Delivery.from_payload(payload) == Delivery("5" * 32, generation, offset, body)
+    payload = b"%b\n%d\n%d\ncall.1\n%b" % (b"5" * 32, generation, offset, body)
+    assert Delivery.from_payload(payload) == Delivery("5" * 32, generation, offset, b"call.1", body)
+
+
+def test_what_tells_of_accepted_requests_is_told_from_deliveries_by_its_first_byte() -> None:
+    payload = b'\nS1\nC1\n1\nS1\nC2\n"x"'
+    assert payload[0] == TELLS_OF_ACCEPTED
+    assert Accepted.from_payload(payload) == [Accepted("S1", b"C1", b"1"), Accepted("S1", b"C2", b'"x"')]

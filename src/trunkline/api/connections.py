@@ -2,6 +2,9 @@
 
 Wire format: the WHATWG HTML standard, section 9.2, server-sent events. The `id` of a `message` event is
 `<session>.<offset>`; a client that comes back with it as `Last-Event-ID` misses nothing.
+
+What was accepted for a session and not answered yet is known here too, so that its client is answered even if all of
+Redis is lost. Such answers have the id `<session>.lost`, from which no pod resumes: nothing can come twice.
 """
 
 from __future__ import annotations
@@ -9,15 +12,32 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 
+import orjson
+
 from trunkline.api.auth import Identity
 from trunkline.api.http import Protocol
-from trunkline.envelope import REPLACED, Delivery
+from trunkline.envelope import REPLACED, Accepted, Delivery
+from trunkline.errors import INTERNAL_ERROR
 from trunkline.logs import stations
 from trunkline.metrics import Metrics
 from trunkline.settings import Settings
-from trunkline.streams.sessions import Attachment, Sent
+from trunkline.streams.sessions import Attachment, Sent, Waiting
 
 KEEP_ALIVE = b": keep-alive\n\n"
+_GRACE = 8.0
+"""Seconds after a call's deadline before this pod asks why there is no answer; by then it has been swept for long."""
+_LOOK_AGAIN = 5.0
+"""Seconds after which it asks again for a call that is overdue and pending still: the sweep is about to answer it."""
+_LOST = orjson.dumps(
+    {
+        "code": INTERNAL_ERROR,
+        "message": "The answer of this call was lost on its way; whether the call took effect is unknown.",
+        "data": {"outcome": "unknown"},
+    }
+)
+
+Held = list[Delivery | Accepted]
+"""What came for a session whose earlier messages are being read."""
 
 
 class Stream:
@@ -27,8 +47,9 @@ class Stream:
     """
 
     __slots__ = (
-        "_buffer", "_buffered", "_clock", "_flushing", "_metrics", "_missed", "_protocol", "_settings", "_task",
-        "ended", "expires_at", "generation", "hold", "last", "owner", "session", "slug", "touched", "wrote",
+        "_attachment", "_buffer", "_buffered", "_clock", "_flushing", "_metrics", "_protocol", "_settings", "_task",
+        "ended", "expires_at", "generation", "hold", "last", "owner", "pending", "session", "slug", "touched",
+        "wrote",
     )  # fmt: skip
 
     def __init__(
@@ -40,8 +61,13 @@ class Stream:
         self.last = last
         """The offset of the last message handed to the connection."""
         self.generation = 1
-        self.hold: list[Delivery] | None = None
+        self.hold: Held | None = None
         """Deliveries kept back while earlier ones are read from the outbox."""
+        self.pending: dict[bytes, tuple[float, bytes]] | None = None
+        """By call: when to ask why it is not answered, by the loop's clock and in this order, and its JSON-RPC id.
+
+        None where nothing is pending: an idle stream has no object for it.
+        """
         self.expires_at = identity.principal.expires_at
         """Epoch seconds until which the key is valid that opened the stream."""
         self.ended = ""
@@ -49,7 +75,7 @@ class Stream:
         self._clock = asyncio.get_running_loop().time
         self.touched = self.wrote = self._clock()
         """When the session's life was last renewed; `wrote`: when bytes were last written; by the loop's clock."""
-        self._missed: Sequence[Sent] = ()
+        self._attachment: Attachment | None = None
         self._buffer: list[bytes] = []
         self._buffered = 0
         self._flushing: asyncio.Task[None] | None = None
@@ -61,24 +87,33 @@ class Stream:
     def attach(self, attachment: Attachment) -> None:
         """Take over a session; what comes for it is held until `begin`."""
         self.generation = attachment.generation
-        self._missed = attachment.missed
+        self._attachment = attachment
 
     def begin(self, greeting: bytes) -> None:
         """Write the greeting, what was missed, and what came since, in this order; the response has begun."""
         self.write(greeting)
-        self.deliver_missed(self._missed)
-        self._missed = ()
+        if self._attachment is not None:
+            self.catch_up(self._attachment.pending, self._attachment.missed)
+            self._attachment = None
         held, self.hold = self.hold or [], None
-        for delivery in held:
-            if delivery.generation == self.generation:
-                self.take(delivery)
+        for each in held:
+            if isinstance(each, Accepted):
+                self.expect(each)
+            elif each.generation == self.generation:
+                self.take(each)
+            else:  # to the stream before, on this pod: the client has seen it, or it was among the missed
+                self.settle(each.tag)
 
     def take(self, delivery: Delivery) -> bool:
         """Deliver a message or heed a signal; False if a message before it is missing."""
         if delivery.offset == 0:
-            self.end("replaced" if delivery.body == REPLACED else "session ended")
+            self.end("replaced" if delivery.tag == REPLACED else "session ended")
             return True
-        return self.deliver(delivery.offset, delivery.body)
+        if not self.deliver(delivery.offset, delivery.body):
+            return False
+        if self.pending is not None:
+            self.settle(delivery.tag)
+        return True
 
     def deliver(self, offset: int, body: bytes) -> bool:
         """Write a message; False if one before it is missing."""
@@ -91,10 +126,73 @@ class Stream:
         self.write(b"id: %b.%d\nevent: message\ndata: %b\n\n" % (self.session.encode(), offset, body))
         return True
 
-    def deliver_missed(self, missed: Sequence[Sent]) -> None:
-        """Write messages read from the outbox."""
+    def catch_up(self, pending: Sequence[Waiting], missed: Sequence[Sent]) -> None:
+        """Take over what Redis knew at one moment, and what the outbox has since the last message.
+
+        What was held may tell of requests accepted since that moment, and `missed` has all answers before the first
+        that is held and new: so the requests come first, then the answers.
+        """
+        now = self._clock()
+        due = [(now + (each.left + _GRACE if each.left else _LOOK_AGAIN), each) for each in pending]
+        due.sort(key=lambda pair: pair[0])
+        self.pending = {each.call: (at, each.request_id) for at, each in due} or None
+        held, self.hold = self.hold, None
+        if held is not None:
+            self.hold = []
+            for each in held:
+                if isinstance(each, Accepted):
+                    self.expect(each)
+                else:
+                    self.hold.append(each)
         for sent in missed:
             self.deliver(sent.offset, sent.body)
+            self.settle(sent.tag)
+
+    # What is pending: the same as in Redis, which is asked before anything is concluded from it.
+
+    def recall(self, pending: Sequence[Waiting]) -> None:
+        """Add what Redis knows to be pending: this pod may have missed that it was accepted."""
+        self.pending = {each.call: (0.0, each.request_id) for each in pending} | (self.pending or {}) or None
+
+    def expect(self, accepted: Accepted) -> None:
+        """A request was accepted: its answer is to come on this stream."""
+        if self.pending is None:
+            self.pending = {}
+        self.pending[accepted.call] = (self._clock() + self._settings.call_timeout + _GRACE, accepted.request_id)
+
+    def settle(self, tag: bytes) -> None:
+        """A call was answered, or gave a sign of life, which moves its deadline."""
+        pending = self.pending
+        if pending is None:
+            return
+        if pending.pop(tag, None) is None:
+            call = tag.partition(b".")[0]
+            waiting = pending.pop(call, None)
+            if waiting is not None:
+                pending[call] = (self._clock() + self._settings.call_timeout + _GRACE, waiting[1])
+        if not pending:
+            self.pending = None
+
+    def overdue(self, now: float) -> bool:
+        """Whether a call should have been answered by now, by whoever answers overdue ones."""
+        return self.pending is not None and next(iter(self.pending.values()))[0] <= now
+
+    def lose(self, reason: str) -> int:
+        """Answer what is pending with an error, since nobody else can any more, and end; returns how many it was."""
+        pending, self.pending = self.pending or {}, None
+        if self.ended:
+            return 0
+        if pending:
+            head = b"id: %b.lost\nevent: message\ndata: " % self.session.encode()
+            self.write(
+                b"".join(
+                    b'%b{"jsonrpc":"2.0","id":%b,"error":%b}\n\n' % (head, request_id, _LOST)
+                    for _, request_id in pending.values()
+                )
+            )
+            self._metrics.lost_answers_total.inc(len(pending))
+        self.end(reason)
+        return len(pending)
 
     def write(self, event: bytes) -> None:
         """Send an event, or keep it until the client reads; one too slow for the bounds is disconnected."""
@@ -117,13 +215,29 @@ class Stream:
 
     async def _flush(self) -> None:
         try:
-            async with asyncio.timeout(self._settings.stream_write_timeout):
-                await self._protocol.drained()
+            while not await self._drained():
+                pass
             self._write_buffered()
         except TimeoutError:
             self.end("slow reader")
         finally:
             self._flushing = None
+
+    async def _drained(self) -> bool:
+        """Wait until the client keeps up; False when it has only read on.
+
+        Raises:
+            TimeoutError: it has read nothing for STREAM_WRITE_TIMEOUT.
+        """
+        unread = self._protocol.unread
+        try:
+            async with asyncio.timeout(self._settings.stream_write_timeout):
+                await self._protocol.drained()
+        except TimeoutError:
+            if self._protocol.unread >= unread:
+                raise
+            return False
+        return True
 
     def _write_buffered(self, *more: bytes) -> None:
         rest = b"".join((*self._buffer, *more))
@@ -152,7 +266,7 @@ class Connections:
 
     def __init__(self) -> None:
         self._streams: dict[str, Stream] = {}
-        self._attaching: dict[str, list[list[Delivery]]] = {}
+        self._attaching: dict[str, list[Held]] = {}
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -179,20 +293,20 @@ class Connections:
         """The stream of a session, if this pod holds it."""
         return self._streams.get(session)
 
-    def hold_for(self, session: str) -> list[Delivery]:
+    def hold_for(self, session: str) -> Held:
         """Collect what arrives for a session that is being attached, until `release`."""
-        held: list[Delivery] = []
+        held: Held = []
         self._attaching.setdefault(session, []).append(held)
         return held
 
-    def release(self, session: str, held: list[Delivery]) -> None:
+    def release(self, session: str, held: Held) -> None:
         """The session is attached, or it was refused."""
         holders = self._attaching[session]
         holders[:] = [other for other in holders if other is not held]
         if not holders:
             del self._attaching[session]
 
-    def hold(self, delivery: Delivery) -> None:
-        """Keep a delivery for the requests that are attaching its session."""
-        for held in self._attaching.get(delivery.session, ()):
-            held.append(delivery)
+    def hold(self, arrived: Delivery | Accepted) -> None:
+        """Keep what arrived for the requests that are attaching its session."""
+        for held in self._attaching.get(arrived.session, ()):
+            held.append(arrived)

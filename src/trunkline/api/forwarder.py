@@ -3,31 +3,42 @@
 Pub/sub may lose what it carries: when its connection breaks, or when a pod is slow. Offsets are contiguous, so a
 missing message shows when the next one comes, when the subscription is back, and at the latest when the session is
 renewed, every minute.
+
+A session of which Redis knows nothing any more, a gap that no outbox fills, and a call that is overdue while Redis is
+away end the stream: what is pending is answered with an error before, for nobody else could.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import random
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import structlog
 
 from trunkline.api.connections import KEEP_ALIVE, Connections, Stream
-from trunkline.envelope import Delivery
+from trunkline.envelope import TELLS_OF_ACCEPTED, Accepted, Delivery
 from trunkline.errors import SessionNotFound, Unavailable
 from trunkline.logs import stations
 from trunkline.metrics import Metrics
 from trunkline.settings import Settings
 from trunkline.streams.client import Redis
 from trunkline.streams.control import Event, decode
-from trunkline.streams.sessions import Sessions
+from trunkline.streams.sessions import Sent, Sessions
 from trunkline.streams.subscriber import Subscriber
 
 _RENEW_EVERY = 60.0
-_MOST_RENEWALS = 64
-"""Streams whose outboxes are looked at at once."""
+_RENEW_SPREAD = 10.0
+"""Seconds over which renewals are spread that would otherwise all come at once, a minute after Redis was back."""
+_MOST_FILLS = 32
+"""Outboxes that are read at once, each of up to OUTBOX_MAX_BYTES."""
+_FILL_PATIENCE = 5.0
+"""Seconds that a stream waits for its outbox to be read before it tries anew."""
+_TURN = 64
+"""Streams of which the renewal is begun in one turn of the event loop."""
 
 log = structlog.get_logger(__name__)
 
@@ -52,7 +63,8 @@ class Forwarder:
         self._on_event = on_event
         self._on_ready = on_ready
         self._control = redis.keys.control.encode()
-        self._renewing = asyncio.Semaphore(_MOST_RENEWALS)
+        self._filling = asyncio.Semaphore(_MOST_FILLS)
+        self._clock = asyncio.get_running_loop().time
         self._tasks: set[asyncio.Task[None]] = set()
         channels = [redis.keys.control, *(redis.keys.pods(lane) + pod for lane in range(redis.keys.lanes))]
         self.subscriber = Subscriber(redis, channels, self._received, self._subscribed)
@@ -69,6 +81,10 @@ class Forwarder:
             if event is not None:
                 self._on_event(event)
             return
+        if payload[0] == TELLS_OF_ACCEPTED:
+            for accepted in Accepted.from_payload(payload):
+                self._expect(accepted)
+            return
         delivery = Delivery.from_payload(payload)
         self._connections.hold(delivery)
         stream = self._connections.get(delivery.session)
@@ -79,6 +95,18 @@ class Forwarder:
             stations.log("forward", tenant=stream.slug, session=stream.session, offset=delivery.offset)
         self._forward(stream, delivery)
 
+    def _expect(self, accepted: Accepted) -> None:
+        self._connections.hold(accepted)
+        stream = self._connections.get(accepted.session)
+        if stream is not None:
+            self._expect_on(stream, accepted)
+
+    def _expect_on(self, stream: Stream, accepted: Accepted) -> None:
+        if stream.hold is None:
+            stream.expect(accepted)
+        else:
+            stream.hold.append(accepted)
+
     def _forward(self, stream: Stream, delivery: Delivery) -> None:
         if stream.hold is not None and delivery.offset:
             stream.hold.append(delivery)
@@ -86,12 +114,14 @@ class Forwarder:
             self._renew_soon(stream)
 
     async def _subscribed(self) -> None:
-        await self._on_ready()
-        for stream in self._connections:
+        for number, stream in enumerate(self._connections, 1):
             self._renew_soon(stream)
+            if number % _TURN == 0:
+                await asyncio.sleep(0)
+        await self._on_ready()
 
     def _renew_soon(self, stream: Stream) -> None:
-        if stream.hold is None:
+        if stream.hold is None and not stream.ended:
             stream.hold = []
             task = asyncio.create_task(self._renew(stream))
             self._tasks.add(task)
@@ -99,45 +129,70 @@ class Forwarder:
 
     async def _renew(self, stream: Stream) -> None:
         """Renew the session's life and deliver what its outbox has that the stream has not."""
-        held = stream.hold or []
+        reason = ""
         try:
-            async with self._renewing:
-                stream.touched = asyncio.get_running_loop().time()
-                await self._fill(stream)
+            stream.touched = self._clock() - random.uniform(0, _RENEW_SPREAD)  # noqa: S311 - jitter
+            reason = await self._fill(stream)
         except SessionNotFound:
-            stream.end("session ended")
+            reason = "session ended"
         except Unavailable:
             stream.touched = float("-inf")  # the next round tries again
+            if stream.overdue(self._clock()):
+                reason = "redis lost"
         finally:
-            stream.hold = None
-        for delivery in held:
-            if not stream.ended:
-                self._forward(stream, delivery)
+            held, stream.hold = stream.hold or [], None
+        for each in held:
+            if isinstance(each, Accepted):
+                self._expect_on(stream, each)
+            elif not stream.ended:
+                self._forward(stream, each)
+        if reason:
+            self._lose(stream, reason)
+        if reason == "messages lost":
+            with contextlib.suppress(SessionNotFound, Unavailable):  # without it, a resume finds the same gap
+                await self._sessions.close(stream.owner, stream.session)
 
-    async def _fill(self, stream: Stream) -> None:
+    async def _fill(self, stream: Stream) -> str:
+        """Bring a stream up to date; returns why it must end, if it must."""
         tenant = stream.owner.tenant
-        newest = await self._sessions.touch(tenant, stream.session, stream.generation)
-        if newest <= stream.last:
-            return
-        missed = await self._sessions.missed(tenant, stream.session, stream.last)
-        if not missed or missed[0].offset != stream.last + 1:
-            log.warning("messages lost", session=stream.session, after=stream.last, newest=newest)
-            await self._sessions.close(stream.owner, stream.session)
-            stream.end("messages lost")
-            return
-        self._metrics.forward_gaps_total.inc()
-        stream.deliver_missed(missed)
+        found = await self._sessions.touch(tenant, stream.session, stream.generation)
+        if found is None:
+            stream.end("replaced")
+            return ""
+        missed = await self._missed(stream) if found.newest > stream.last else []
+        if found.newest > stream.last and (not missed or missed[0].offset != stream.last + 1):
+            stream.recall(found.pending)
+            return "messages lost"
+        if missed:
+            self._metrics.forward_gaps_total.inc()
+        stream.catch_up(found.pending, missed)
+        return ""
+
+    async def _missed(self, stream: Stream) -> Sequence[Sent]:
+        """Read what the outbox has beyond the stream.
+
+        Raises:
+            Unavailable: Redis is away, or so many outboxes are read that it takes too long.
+        """
+        try:
+            async with asyncio.timeout(_FILL_PATIENCE), self._filling:
+                return await self._sessions.missed(stream.owner.tenant, stream.session, stream.last)
+        except TimeoutError:
+            raise Unavailable from None
+
+    def _lose(self, stream: Stream, reason: str) -> None:
+        answered = stream.lose(reason)
+        log.warning("stream lost", reason=reason, session=stream.session, after=stream.last, answered=answered)
 
     async def _keep_alive(self) -> None:
-        clock = asyncio.get_running_loop().time
         while True:
             await asyncio.sleep(1.0)
-            now, today = clock(), time.time()
+            now, today = self._clock(), time.time()
             quiet_since = now - self._settings.keepalive_interval + 1.0
             for stream in self._connections:
                 if stream.expires_at <= today:
                     stream.end("key expired")
                 if stream.wrote < quiet_since:
                     stream.write(KEEP_ALIVE)
-                if stream.touched < now - _RENEW_EVERY:
+                if stream.touched < now - _RENEW_EVERY or stream.overdue(now):
                     self._renew_soon(stream)

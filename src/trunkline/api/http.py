@@ -281,6 +281,11 @@ class Protocol(HttpToolsProtocol):
             data = b"%x\r\n%b\r\n" % (len(data), data)
         self.transport.write(data)
 
+    @property
+    def unread(self) -> int:
+        """Bytes that the client has left no room for, on top of what the kernel holds for it."""
+        return self.transport.get_write_buffer_size()
+
     async def drained(self) -> None:
         """Wait until the client keeps up again, or has gone."""
         await self.flow.drain()

@@ -173,10 +173,7 @@ class SseTransport:
             self._metrics.slow_readers_total.inc()
             request.abort()
             return
-        farewell = f": {stream.ended}\n\n"
-        if stream.ended == "draining":
-            farewell = f"retry: {random.randint(*_RETRY_MS)}\n{farewell}"  # noqa: S311 - jitter
-        stream.part(farewell.encode())
+        stream.part(_farewell(stream.ended).encode())
         await request.send({"type": "http.response.body", "body": b"", "more_body": False})
 
     def drain(self) -> None:
@@ -270,6 +267,15 @@ class SseTransport:
             if stations.on:
                 stations.log("cancel", call=call, tenant=identity.tenant.slug, session=session)
             await announce(self._redis, CallCancelled(call))
+
+
+def _farewell(reason: str) -> str:
+    """What a stream ends with: an `end` event, unless its session goes on, elsewhere."""
+    if reason == "replaced":
+        return f": {reason}\n\n"
+    if reason == "draining":
+        return f"retry: {random.randint(*_RETRY_MS)}\n: {reason}\n\n"  # noqa: S311 - jitter
+    return f"event: end\ndata: {reason}\n\n"
 
 
 def _accepts_events(accept: str) -> bool:

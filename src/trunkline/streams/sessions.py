@@ -10,7 +10,7 @@ import hashlib
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from trunkline.errors import SessionNotFound, TooManySessions
 from trunkline.streams.client import Redis
@@ -43,6 +43,26 @@ class Sent(NamedTuple):
 
     offset: int
     body: bytes
+    tag: bytes
+    """The id of the call that this answers; `<call>.<number>` for a message while the call runs."""
+
+
+class Waiting(NamedTuple):
+    """A request that was accepted and not answered yet."""
+
+    call: bytes
+    request_id: bytes
+    """The JSON-RPC id as JSON."""
+    left: float
+    """Seconds until its deadline, 0 when it has passed."""
+
+
+class Touched(NamedTuple):
+    """How far a session has come whose life was renewed."""
+
+    newest: int
+    """The newest offset of its outbox."""
+    pending: Sequence[Waiting]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +72,7 @@ class Attachment:
     generation: int
     missed: Sequence[Sent]
     """What was sent after the last message that the client has seen, in order."""
+    pending: Sequence[Waiting] = ()
 
 
 class Sessions:
@@ -60,22 +81,31 @@ class Sessions:
     def __init__(self, redis: Redis, pod: str) -> None:
         self._redis = redis
         self._pod = pod
-        self._lifetime_ms = redis.settings.session_ttl * 1000
+        settings = redis.settings
+        self._lifetime_ms = settings.session_ttl * 1000
+        self._interval_us = 1_000_000 / settings.session_rate
+        self._burst_us = self._interval_us * settings.session_burst
 
     async def open(self, owner: Owner, session: str, transport: str, caller: bytes, limit: int) -> None:
         """Open a session whose stream this pod holds, generation 1; `caller` goes to the worker with each call.
 
         Raises:
-            TooManySessions: the tenant has `limit` sessions already.
+            TooManySessions: the tenant has `limit` sessions already, or opens them faster than SESSION_RATE allows.
         """
         keys = self._redis.keys
-        opened = await self._redis.script(
+        tenant = keys.tenant(owner.tenant)
+        refused = await self._redis.script(
             "open",
-            [keys.session(owner.tenant, session)[0], keys.tenant(owner.tenant).sessions],
-            [session, owner.principal, transport, self._pod, self._lifetime_ms, limit, caller],
-        )
-        if not opened:
-            raise TooManySessions(retry_after=30)
+            [keys.session(owner.tenant, session)[0], tenant.sessions, tenant.usage],
+            [
+                session, owner.principal, transport, self._pod, self._lifetime_ms, limit, caller,
+                self._interval_us, self._burst_us,
+            ],
+        )  # fmt: skip
+        if refused:
+            reason, retry_ms = refused
+            sentence = "The tenant opens sessions faster than its limit allows." if reason == b"rate" else None
+            raise TooManySessions(sentence, retry_after=retry_ms / 1000)
 
     async def attach(self, owner: Owner, session: str, last_offset: int) -> Attachment:
         """Move the session's stream to this pod, after the message `last_offset`.
@@ -87,31 +117,34 @@ class Sessions:
         tenant = keys.tenant(owner.tenant)
         found = await self._redis.script(
             "attach",
-            [*keys.session(owner.tenant, session), tenant.sessions],
-            [session, owner.principal, self._pod, last_offset, tenant.pods, self._lifetime_ms],
-        )
+            [*keys.session(owner.tenant, session), tenant.sessions, tenant.deadlines],
+            [
+                session, owner.principal, self._pod, last_offset, tenant.pods, self._lifetime_ms,
+                f"{owner.tenant}:{session}:",
+            ],
+        )  # fmt: skip
         if not found:
             raise SessionNotFound
-        return Attachment(found[0], read_entries(found[1]))
+        return Attachment(found[0], read_entries(found[1]), _read_pending(found[2]))
 
-    async def touch(self, tenant: str, session: str, generation: int) -> int:
+    async def touch(self, tenant: str, session: str, generation: int) -> Touched | None:
         """Keep a session alive whose stream is open.
 
         Returns:
-            The newest offset of its outbox.
+            How far it has come, or None when another stream has replaced this one.
 
         Raises:
-            SessionNotFound: it has ended, or another stream has replaced this one.
+            SessionNotFound: it has ended, or Redis has lost it.
         """
-        keys = self._redis.keys
-        newest: int = await self._redis.script(
+        names = self._redis.keys.tenant(tenant)
+        found = await self._redis.script(
             "touch",
-            [keys.session(tenant, session)[0], keys.tenant(tenant).sessions],
-            [session, generation, self._lifetime_ms],
+            [self._redis.keys.session(tenant, session)[0], names.sessions, names.deadlines],
+            [session, generation, self._lifetime_ms, f"{tenant}:{session}:"],
         )
-        if newest < 0:
+        if found == -1:
             raise SessionNotFound
-        return newest
+        return None if found == -2 else Touched(found[0], _read_pending(found[1]))
 
     async def close(self, owner: Owner, session: str) -> list[str]:
         """End a session on every pod.
@@ -160,7 +193,15 @@ class Sessions:
 
 def read_entries(entries: Sequence[tuple[bytes, Sequence[bytes]]]) -> list[Sent]:
     """The messages in the entries of an outbox."""
-    return [Sent(int(entry.partition(b"-")[0]), fields[1]) for entry, fields in entries]
+    return [Sent(int(entry.partition(b"-")[0]), fields[1], fields[3]) for entry, fields in entries]
+
+
+def _read_pending(flat: Sequence[Any]) -> list[Waiting]:
+    """What `pending.lua` found; a request without a deadline counts as due."""
+    return [
+        Waiting(call, request_id, max(left_ms, 0) / 1000)
+        for call, request_id, left_ms in zip(flat[::3], flat[1::3], flat[2::3], strict=True)
+    ]
 
 
 def _ticket_key(keys: Keys, tenant: str, ticket: str) -> str:

@@ -11,6 +11,8 @@ from trunkline.streams.connection import Connection, ConnectionLost, Reply
 _PING_EVERY = 2.0
 _SILENCE = 6.0
 """Seconds without a sign of life after which the connection is given up."""
+_DIAL_PATIENCE = 2.0
+"""Seconds that Redis has to answer a new connection: where packets vanish, the next attempt is not far."""
 
 
 class Subscriber:
@@ -50,12 +52,12 @@ class Subscriber:
             await asyncio.sleep(pause)
 
     async def _listen(self) -> None:
-        connection = await self._redis.dial("subscriber", on_push=self._pushed)
+        connection = await self._redis.dial("subscriber", on_push=self._pushed, timeout=_DIAL_PATIENCE)
         try:
             self._missing = len(self._channels)
             self._subscribed.clear()
             connection.push("SUBSCRIBE", *self._channels)
-            async with asyncio.timeout(_SILENCE):
+            async with asyncio.timeout(_DIAL_PATIENCE):
                 await self._subscribed.wait()
             self.live = True
             await self._on_ready()

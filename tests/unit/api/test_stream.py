@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any, cast
 
 import pytest
@@ -10,10 +11,10 @@ from hypothesis import strategies as st
 from trunkline.api.auth import Identity
 from trunkline.api.connections import Connections, Stream
 from trunkline.api.http import Protocol
-from trunkline.envelope import Delivery
+from trunkline.envelope import Accepted, Delivery
 from trunkline.metrics import Metrics
 from trunkline.settings import Settings
-from trunkline.streams.sessions import Attachment, Sent
+from trunkline.streams.sessions import Attachment, Sent, Waiting
 from trunkline.tenants.model import Limits, Tenant, public_principal
 
 TENANT = Tenant("0" * 32, "acme", "Acme", "public", "active", Limits(10.0, 20, 5, 7), (), 1)
@@ -27,6 +28,10 @@ class Client:
         self.keeps_up = True
         self.written: list[bytes] = []
         self._reads = asyncio.Event()
+
+    @property
+    def unread(self) -> int:
+        return 1000
 
     def write_chunk(self, data: bytes) -> None:
         self.written.append(data)
@@ -78,7 +83,7 @@ async def test_a_gap_is_told_and_nothing_is_skipped() -> None:
     stream = open_stream(client, last=4)
     assert not stream.deliver(6, b"{}")
     assert stream.deliver(3, b"{}"), "what was delivered before is no gap"
-    stream.deliver_missed([Sent(5, b"{}"), Sent(6, b"{}")])
+    stream.catch_up([], [Sent(5, b"{}", b"c5"), Sent(6, b"{}", b"c6")])
     assert stream.deliver(7, b"{}")
     assert client.offsets == [5, 6, 7]
 
@@ -87,12 +92,12 @@ async def test_a_resumed_stream_begins_with_a_greeting_what_was_missed_and_what_
     client = Client()
     stream = open_stream(client, last=2)
     stream.hold = [
-        Delivery(SESSION, 1, 4, b"to the stream before"),
-        Delivery(SESSION, 1, 0, b"replaced"),
-        Delivery(SESSION, 2, 4, b"{}"),
-        Delivery(SESSION, 2, 5, b"{}"),
+        Delivery(SESSION, 1, 4, b"c4", b"to the stream before"),
+        Delivery(SESSION, 1, 0, b"replaced", b""),
+        Delivery(SESSION, 2, 4, b"c4", b"{}"),
+        Delivery(SESSION, 2, 5, b"c5", b"{}"),
     ]
-    stream.attach(Attachment(2, [Sent(3, b"{}"), Sent(4, b"{}")]))
+    stream.attach(Attachment(2, [Sent(3, b"{}", b"c3"), Sent(4, b"{}", b"c4")]))
     assert client.written == []
     stream.begin(b"hello\n")
     assert stream.generation == 2
@@ -195,7 +200,7 @@ async def test_a_second_stream_of_a_session_ends_the_first_and_outlives_it() -> 
 
 async def test_deliveries_are_kept_for_every_request_that_is_attaching_their_session() -> None:
     connections = Connections()
-    delivery = Delivery(SESSION, 2, 1, b"{}")
+    delivery = Delivery(SESSION, 2, 1, b"c1", b"{}")
     connections.hold(delivery)
     first, second = connections.hold_for(SESSION), connections.hold_for(SESSION)
     connections.hold(delivery)
@@ -210,8 +215,152 @@ async def test_deliveries_are_kept_for_every_request_that_is_attaching_their_ses
 async def test_a_stream_that_was_replaced_while_it_was_being_attached_ends() -> None:
     client = Client()
     stream = open_stream(client, last=2)
-    stream.hold = [Delivery(SESSION, 2, 3, b"{}"), Delivery(SESSION, 2, 0, b"replaced")]
+    stream.hold = [Delivery(SESSION, 2, 3, b"c3", b"{}"), Delivery(SESSION, 2, 0, b"replaced", b"")]
     stream.attach(Attachment(2, []))
     stream.begin(b"hello\n")
     assert stream.ended == "replaced"
     assert client.offsets == [3]
+
+
+# What is pending.
+
+
+def ids_of_lost(client: Client) -> list[str]:
+    lines = b"".join(client.written).decode().split("\n\n")
+    lost = [line for line in lines if line.startswith(f"id: {SESSION}.lost\nevent: message\n")]
+    answers = [json.loads(line.partition("data: ")[2]) for line in lost]
+    assert all(answer["error"]["data"] == {"outcome": "unknown"} for answer in answers)
+    assert all(answer["error"]["code"] == -32603 for answer in answers)
+    return [answer["id"] for answer in answers]
+
+
+async def test_what_is_pending_when_all_is_lost_is_answered_once_and_the_stream_ends() -> None:
+    client = Client()
+    stream = open_stream(client)
+    for call, request_id in ((b"c1", b"1"), (b"c2", b'"two"'), (b"c3", b"3")):
+        stream.expect(Accepted(SESSION, call, request_id))
+    assert stream.take(Delivery(SESSION, 1, 1, b"c1", b"{}"))
+    assert stream.lose("redis lost") == 2
+    assert stream.lose("redis lost") == 0
+    assert stream.ended == "redis lost"
+    assert ids_of_lost(client) == ["two", 3]
+
+
+async def test_an_idle_stream_keeps_nothing_for_what_is_not_pending() -> None:
+    stream = open_stream(Client())
+    assert stream.pending is None
+    stream.expect(Accepted(SESSION, b"c1", b"1"))
+    stream.take(Delivery(SESSION, 1, 1, b"c1", b"{}"))
+    assert stream.pending is None
+    stream.catch_up([], [])
+    assert stream.pending is None
+
+
+async def test_an_answer_that_cannot_be_delivered_yet_settles_nothing() -> None:
+    stream = open_stream(Client())
+    stream.expect(Accepted(SESSION, b"c1", b"1"))
+    assert not stream.take(Delivery(SESSION, 1, 2, b"c1", b"{}"))
+    assert stream.pending
+    stream.catch_up([], [Sent(1, b"{}", b"c0.1"), Sent(2, b"{}", b"c1")])
+    assert stream.pending is None
+
+
+async def test_a_call_is_overdue_some_seconds_after_its_deadline_and_progress_moves_that() -> None:
+    stream = open_stream(Client(), call_timeout=60)
+    now = 0.0
+    stream._clock = lambda: now
+    stream.expect(Accepted(SESSION, b"c1", b"1"))
+    now = 40.0
+    stream.expect(Accepted(SESSION, b"c2", b"2"))
+    stream.take(Delivery(SESSION, 1, 1, b"c1.1", b"{}"))
+    assert not stream.overdue(107.9)
+    assert stream.overdue(108.0)
+    stream.take(Delivery(SESSION, 1, 2, b"c2", b"{}"))
+    stream.take(Delivery(SESSION, 1, 3, b"c1", b"{}"))
+    assert not stream.overdue(1e9)
+
+
+async def test_what_redis_says_is_pending_replaces_what_was_thought_to_be() -> None:
+    client = Client()
+    stream = open_stream(client)
+    stream._clock = lambda: 100.0
+    stream.expect(Accepted(SESSION, b"cancelled", b"0"))
+    stream.hold = [Accepted(SESSION, b"later", b"3"), Delivery(SESSION, 1, 2, b"answered", b"{}")]
+    stream.catch_up(
+        [Waiting(b"c1", b"1", 30.0), Waiting(b"late", b"2", 0.0), Waiting(b"answered", b"4", 20.0)],
+        [Sent(1, b"{}", b"other"), Sent(2, b"{}", b"answered")],
+    )
+    assert stream.overdue(105.0), "it asks again soon for what is overdue and pending still"
+    assert not stream.overdue(104.9)
+    assert list(stream.pending or ()) == [b"late", b"c1", b"later"]
+    assert stream.hold == [Delivery(SESSION, 1, 2, b"answered", b"{}")]
+
+
+async def test_a_resumed_stream_knows_what_is_pending_and_nothing_that_the_one_before_delivered() -> None:
+    stream = open_stream(Client(), last=2)
+    stream.hold = [
+        Accepted(SESSION, b"c4", b"4"),
+        Delivery(SESSION, 1, 3, b"c4", b"{}"),
+        Accepted(SESSION, b"c5", b"5"),
+        Accepted(SESSION, b"c6", b"6"),
+        Delivery(SESSION, 2, 4, b"c6", b"{}"),
+    ]
+    stream.attach(Attachment(2, [Sent(3, b"{}", b"c4")], [Waiting(b"c1", b"1", 5.0)]))
+    stream.begin(b"hello\n")
+    assert set(stream.pending or ()) == {b"c1", b"c5"}
+
+
+@given(st.lists(st.sampled_from(["accept", "answer", "lag", "fill"]), max_size=40))
+async def test_however_notes_and_answers_come_what_is_pending_is_what_was_not_delivered(steps: list[str]) -> None:
+    """Redis on one side, the pod on the other, and between them copies that arrive late, but in order."""
+    client = Client()
+    stream = open_stream(client)
+    accepted, outbox, wire = 0, [], []
+    for step in steps:
+        if step == "accept":
+            accepted += 1
+            wire.append(Accepted(SESSION, b"c%d" % accepted, b"%d" % accepted))
+        elif step == "answer" and len(outbox) < accepted:
+            outbox.append(Sent(len(outbox) + 1, b"{}", b"c%d" % (len(outbox) + 1)))
+            wire.append(Delivery(SESSION, 1, len(outbox), outbox[-1].tag, b"{}"))
+        elif step == "lag" and wire:
+            arrived = wire.pop(0)
+            if isinstance(arrived, Accepted):
+                stream.expect(arrived)
+            else:
+                stream.take(arrived)
+        elif step == "fill":
+            waiting = [Waiting(b"c%d" % n, b"%d" % n, 9.0) for n in range(len(outbox) + 1, accepted + 1)]
+            stream.catch_up(waiting, outbox[stream.last :])
+    for arrived in wire:
+        if isinstance(arrived, Accepted):
+            stream.expect(arrived)
+        else:
+            assert stream.take(arrived)
+    assert client.offsets == list(range(1, len(outbox) + 1))
+    assert set(stream.pending or ()) == {b"c%d" % n for n in range(len(outbox) + 1, accepted + 1)}
+
+
+class SlowClient(Client):
+    """A client that has read some more whenever it is looked at, and keeps up after a while."""
+
+    looks = 0
+
+    @property
+    def unread(self) -> int:
+        self.looks += 1
+        if self.looks == 6:
+            self.read()
+        return 1000 - self.looks
+
+
+async def test_a_reader_that_is_slow_but_reads_on_is_kept() -> None:
+    client = SlowClient()
+    client.keeps_up = False
+    stream = open_stream(client, stream_write_timeout=0.01)
+    stream.deliver(1, b"{}")
+    assert stream._flushing is not None
+    async with asyncio.timeout(5):
+        await stream._flushing
+    assert client.offsets == [1]
+    assert not stream.ended

@@ -1,10 +1,12 @@
 --@include renew
+--@include pending
 -- attach: move a session's stream to this pod, from the message after the last one that the client has seen.
--- Guarantee: what is appended later goes to this pod alone, what was appended earlier is in the answer; nothing
+-- Guarantee: what is appended or accepted later is told to this pod alone, what was before is in the answer; nothing
 -- falls between. The stream that held the session before is told that it was replaced.
--- KEYS: 1 session, 2 outbox, 3 sessions of the tenant
--- ARGV: 1 session id, 2 principal, 3 pod, 4 last offset seen, 5 channels' beginning, 6 lifetime in ms, 7 repeated
--- Returns {generation, messages}, or 0: no such session of this principal, or messages are missing.
+-- KEYS: 1 session, 2 outbox, 3 sessions of the tenant, 4 deadlines
+-- ARGV: 1 session id, 2 principal, 3 pod, 4 last offset seen, 5 channels' beginning, 6 lifetime in ms, 7 members'
+--       beginning ("<tenant>:<session>:"), 8 repeated
+-- Returns {generation, messages, pending requests}, or 0: no such session of this principal, or messages are missing.
 local state = redis.call('HMGET', KEYS[1], 'principal', 'holder', 'box')
 if state[1] ~= ARGV[2] then return 0 end
 local last, newest = tonumber(ARGV[4]), tonumber(string.match(state[3], '^%d+'))
@@ -15,9 +17,10 @@ if last < newest then
   local first = missed[1] and tonumber(string.match(missed[1][1], '^%d+'))
   if first ~= last + 1 then return 0 end
 end
+local now = clock()
 local generation, pod = string.match(state[2], '(%d+) (.*)')
-redis.call('PUBLISH', ARGV[5] .. pod, ARGV[1] .. '\n' .. generation .. '\n0\nreplaced')
+redis.call('PUBLISH', ARGV[5] .. pod, ARGV[1] .. '\n' .. generation .. '\n0\nreplaced\n')
 generation = generation + 1
 redis.call('HSET', KEYS[1], 'holder', generation .. ' ' .. ARGV[3])
-renew(KEYS[1], KEYS[3], ARGV[1], ARGV[6], clock())
-return {generation, missed}
+renew(KEYS[1], KEYS[3], ARGV[1], ARGV[6], now)
+return {generation, missed, pending(KEYS[1], KEYS[4], ARGV[7], now)}
