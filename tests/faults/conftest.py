@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from faults.scenarios import Outcome, Scenario, carry_out
 from tests.stores import open_directory
 
-from faults.scenarios import Outcome, Scenario, carry_out
 from trunkline.settings import Settings
 
 Small = Callable[[Scenario[Any]], Awaitable[Outcome]]
