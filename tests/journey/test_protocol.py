@@ -175,7 +175,7 @@ async def test_a_mistake_of_ours_is_an_answer_too_and_holds_no_place_in_the_lane
         raise RuntimeError(workshop.SECRET)
 
     async with connect(api, key=platform.key) as stream:
-        monkeypatch.setattr("trunkline.worker.executor.Executor.execute", broken)
+        monkeypatch.setattr("trunkline.worker.executor.Execution.run", broken)
         await stream.notify("notifications/initialized")
         error = (await stream.request("ping"))["error"]
         assert error["code"] == -32603

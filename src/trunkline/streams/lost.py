@@ -120,7 +120,7 @@ class LostWorkers:
         return [consumer[1].decode() for consumer in consumers]
 
     async def _tell_slots(self, slots: int, now: float) -> None:
-        """Tell the lanes how many calls run at once; while no worker lives, what they were told last holds a while."""
+        """Tell the lanes how many calls run at once; what they knew last holds a while."""
         told, at = self._counted
         if not slots or (slots == told and now - at < _RECOUNT_EVERY):
             return

@@ -35,7 +35,7 @@ async def first_beat(redis: Redis, worker: str, slots: int) -> None:
 
 
 async def signs_of_life(redis: Redis) -> dict[str, tuple[float, int]]:
-    """Of each worker that lived within the last minute, the last sign (epoch ms until which it holds) and its slots."""
+    """Last sign (epoch ms until which it holds) and slots of each worker that lived within the last minute."""
     reply = await redis.command("ZRANGE", redis.keys.workers, 0, -1, "WITHSCORES")
     signs = {}
     for member, score in zip(reply[::2], reply[1::2], strict=True):

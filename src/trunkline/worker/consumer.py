@@ -7,13 +7,13 @@ import contextlib
 import time
 from collections.abc import Coroutine
 
-import orjson
 import structlog
 
 from trunkline.envelope import Call, decode_caller
-from trunkline.errors import REQUEST_TIMEOUT, TrunklineError, Unavailable
+from trunkline.errors import TrunklineError, Unavailable
 from trunkline.logs import stations
-from trunkline.metrics import Metrics, Outcome
+from trunkline.metrics import Metrics
+from trunkline.streams.attempts import Attempts, Verdict
 from trunkline.streams.calls import Calls, LaneReader
 from trunkline.streams.client import Redis
 from trunkline.streams.clock import RedisClock
@@ -21,7 +21,10 @@ from trunkline.streams.connection import ConnectionLost, RedisRefusal
 from trunkline.streams.outbox import Outbox
 from trunkline.tenants.directory import TenantDirectory
 from trunkline.tenants.model import Tenant
-from trunkline.worker.executor import Answer, Executor, error_message, internal_error
+from trunkline.worker.answers import Answer, in_its_place, overdue, stopped, too_late
+from trunkline.worker.executor import Execution, Executor
+from trunkline.worker.running import Running
+from trunkline.worker.slots import Slots
 
 _BLOCK_MS = 500
 """How long one look at empty lanes takes; also the longest that a stop waits for it."""
@@ -29,32 +32,16 @@ _BUSY = 4
 """Calls in one claim from which on the worker counts as busy; then it lets more calls gather before the next."""
 _GATHER = 0.002
 """Seconds for which a busy worker lets calls gather: claims, answers and deliveries then travel in batches."""
-_SWEEP_EVERY = 1.0
-_SWEEP_GRACE_MS = 2_000
-"""How long after its deadline a call is left to the worker that runs it."""
 _CLOCK_EVERY = 30.0
 _DEADLINE_LOOK = 0.1
 """Seconds between looks at the deadlines of what runs here: how late a call may be answered for."""
+_SUSPECT = 3
+"""Attempt from which on a call runs with no other such call beside it: one of them ends workers, the others must not
+be set aside for it."""
 
-_THREAD_LOOK = 0.1
-"""Seconds between looks at whether the thread of a call that nobody waits for has returned."""
+_UNHINDERED = contextlib.nullcontext()
 
 log = structlog.get_logger(__name__)
-
-
-def waits_for_thread(task: asyncio.Task[None]) -> bool:
-    """Whether a task waits for a function that anyio runs in a thread, as the SDK does with every plain `def`.
-
-    asyncio's cancellation would leave the thread behind, beyond any bound; anyio's own waits for it, and costs a
-    scope around every call. So the chain of awaits is looked at, for the few calls that are cancelled.
-    """
-    awaited: object = task.get_coro()
-    while awaited is not None:
-        code = getattr(awaited, "cr_code", None)
-        if code is not None and code.co_name == "run_sync_in_worker_thread":
-            return True
-        awaited = getattr(awaited, "cr_await", None)
-    return False
 
 
 async def _unless_away(command: Coroutine[object, object, object]) -> None:
@@ -62,27 +49,12 @@ async def _unless_away(command: Coroutine[object, object, object]) -> None:
         await command
 
 
-class Running:
-    """One claimed call while it runs."""
-
-    __slots__ = ("call", "deadline", "notified", "over", "task")
-
-    def __init__(self, call: Call, task: asyncio.Task[None]) -> None:
-        self.call = call
-        self.task = task
-        self.deadline = float(call.deadline_ms)
-        """Redis' time in epoch milliseconds; progress moves it."""
-        self.notified = 0
-        """How many messages of the call were sent to the client."""
-        self.over = False
-        """Whether nobody waits for what it comes to: cancelled, or answered already."""
-
-
 class Consumer:
     """Keeps a worker's slots busy.
 
-    Guarantees: never more calls claimed than there are free slots; every claimed request is answered or, if its
-    client took it back, forgotten; once `stop` was called nothing more is claimed.
+    Guarantees: never more calls run than there are slots, shared fairly among tenants (`Slots`); what must not happen
+    twice is begun only once Redis has recorded by whom; every claimed request is answered, handed back or, if its
+    client took it back, forgotten; once `stop` was called nothing more is claimed or begun.
     """
 
     def __init__(
@@ -95,10 +67,13 @@ class Consumer:
         self._directory = directory
         self._metrics = metrics
         self._calls = Calls(redis)
+        self._attempts = Attempts(redis, worker)
         self._outbox = Outbox(redis, worker)
         self._clock = RedisClock()
+        self._slots = Slots(self._settings.concurrency)
         self._running: dict[str, Running] = {}
-        self._answering: set[asyncio.Task[int]] = set()
+        self._suspects = asyncio.Lock()
+        self._side: set[asyncio.Task[int]] = set()
         self._slot_freed = asyncio.Event()
         self._stopping = False
         self._reader: LaneReader | None = None
@@ -122,25 +97,23 @@ class Consumer:
             self._unblocking = asyncio.create_task(_unless_away(self._reader.unblock()))
 
     def cancel(self, call_id: str) -> None:
-        """The client took a call back: stop it, if it runs here."""
+        """The client took a call back: stop it, if it is here."""
+        waiting = self._slots.withdraw(call_id)
+        if waiting is not None:
+            self._metrics.executed("cancelled")
+            self._aside(self._outbox.publish(waiting, b"", "cancelled"))
         running = self._running.get(call_id)
         if running is not None and not running.over:
             running.over = True
             self._metrics.executed("cancelled")
-            self._halt(running)
+            running.halt()
 
-    async def keep(self) -> None:
-        """Sweep the lanes for calls past their deadline, and keep the clock, until cancelled."""
-        read_clock_at = 0.0
+    async def keep_clock(self) -> None:
+        """Read Redis' clock from time to time, until cancelled."""
         while True:
-            await asyncio.sleep(_SWEEP_EVERY)
+            await asyncio.sleep(_CLOCK_EVERY)
             with contextlib.suppress(Unavailable):
-                if time.monotonic() > read_clock_at:
-                    await self._clock.read(self._redis)
-                    read_clock_at = time.monotonic() + _CLOCK_EVERY
-            for call in await self._calls.sweep_all(_SWEEP_GRACE_MS):
-                log.warning("call answered by the sweep", call=call)
-                self._metrics.executed("timeout")
+                await self._clock.read(self._redis)
 
     # Claim.
 
@@ -165,29 +138,38 @@ class Consumer:
         try:
             await reader.identify()
             self._reader = reader
-            for call in await reader.recover(self._running):
-                self._begin(call)
+            for call in await reader.recover(self._slots):
+                self._claimed(call)
             while not self._stopping:
-                free = self._settings.concurrency - len(self._running)
-                if free <= 0:
+                free = self._slots.claimable
+                if not free:
                     self._slot_freed.clear()
                     await self._slot_freed.wait()
                     continue
                 claimed = await reader.claim(free, _BLOCK_MS)
+                if self._stopping:
+                    await self._attempts.hand_back(claimed)
+                    return
                 for call in claimed:
-                    self._begin(call)
+                    self._claimed(call)
                 if len(claimed) >= _BUSY:
                     await asyncio.sleep(_GATHER)
         finally:
             self._reader = None
             connection.close()
 
-    def _begin(self, call: Call) -> None:
+    def _claimed(self, call: Call) -> None:
+        if call.id in self._slots:  # given out anew by a consumer group that was made anew
+            return
         waited = (self._clock.now_ms() - call.enqueued_ms) / 1000
         self._metrics.claim_total.inc()
         self._metrics.claim_wait_seconds.observe(waited)
         if stations.on:
             stations.log("claim", call=call.id, session=call.session, waited_ms=round(waited * 1000, 1))
+        if self._slots.admit(call):
+            self._begin(call)
+
+    def _begin(self, call: Call) -> None:
         self._running[call.id] = Running(call, asyncio.create_task(self._run(call)))
         self._metrics.running_calls.inc()
 
@@ -197,42 +179,45 @@ class Consumer:
         running = self._running[call.id]
         try:
             answer = await self._execute_safely(running)
-            if running.over:
-                await self._outbox.publish(call, b"", "cancelled")
-            else:
+            if answer is not None and not running.over:
                 await self._publish(running, answer)
+            elif answer is not None:
+                await self._outbox.publish(call, b"", "cancelled")  # acknowledges; nobody waits for an answer
         except asyncio.CancelledError:
             if not running.over:
                 raise
-            await self._outbox.publish(call, b"", "cancelled")  # acknowledges; nobody waits for an answer
+            await self._outbox.publish(call, b"", "cancelled")
         finally:
             del self._running[call.id]
             self._metrics.running_calls.dec()
+            following = self._slots.release(call)
             self._slot_freed.set()
+            for waiting in following:
+                self._begin(waiting)
 
-    async def _execute_safely(self, running: Running) -> Answer:
-        """Whatever goes wrong is an answer: a message without one would hold its place in the lane for ever."""
+    async def _execute_safely(self, running: Running) -> Answer | None:
+        """Whatever goes wrong is an answer: a message without one would hold its place in the lane for ever.
+
+        Returns:
+            None where the call is another worker's by now.
+        """
         call = running.call
         if call.wants_answer and running.deadline <= self._clock.now_ms():
-            # It waited until nobody does any more: what it would do must not be done.
-            text = "The call waited for a worker until its time was over; it was not begun."
-            return Answer(
-                error_message(orjson.loads(call.body).get("id"), internal_error(text, REQUEST_TIMEOUT)), "timeout"
-            )
+            return too_late(call)
         try:
             return await self._execute(running)
         except (SystemExit, KeyboardInterrupt) as error:
             log.error("a tool tried to end the worker", call=call.id, session=call.session, error=repr(error))
-            return self._platform_error(call, "The tool ended unexpectedly.")
+            return in_its_place(call, "The tool ended unexpectedly.")
         except asyncio.CancelledError:
             if running.over or running.task.cancelling():
                 raise
-            return self._platform_error(call, "The tool was cancelled from within.")
+            return in_its_place(call, "The tool was cancelled from within.")
         except Exception:  # the edge of a message: it is our fault, and said without its details
-            log.exception("call failed", call=running.call.id, session=running.call.session)
-            return self._platform_error(running.call, "Something went wrong here; it was logged.")
+            log.exception("call failed", call=call.id, session=call.session)
+            return in_its_place(call, "Something went wrong here; it was logged.")
 
-    async def _execute(self, running: Running) -> Answer:
+    async def _execute(self, running: Running) -> Answer | None:
         call = running.call
         caller = decode_caller(call.caller)
         try:
@@ -240,23 +225,41 @@ class Consumer:
             if not isinstance(tenant, Tenant):
                 tenant = await self._directory.get(caller.slug)
         except TrunklineError as error:
-            return self._platform_error(call, error.message)
+            return in_its_place(call, error.message)
         if tenant is None or tenant.id != caller.tenant_id:
-            return self._platform_error(call, "The tenant does not exist any more.")
-        if stations.on:
-            stations.log("execute", call=call.id, tenant=caller.slug, session=call.session)
-        started = time.perf_counter()
-        answer = await self._executor.execute(
+            return in_its_place(call, "The tenant does not exist any more.")
+        execution = self._executor.prepare(
             call, caller, tenant.toolsets, lambda message, progress: self._notify(running, message, progress)
         )
-        self._metrics.execute_seconds.observe(time.perf_counter() - started)
+        async with self._suspects if call.attempt >= _SUSPECT else _UNHINDERED:
+            if not await self._may_begin(running, execution):
+                return None
+            if stations.on:
+                stations.log("execute", call=call.id, tenant=caller.slug, session=call.session)
+            started = time.perf_counter()
+            answer = await execution.run()
+            self._metrics.execute_seconds.observe(time.perf_counter() - started)
         return answer
+
+    async def _may_begin(self, running: Running, execution: Execution) -> bool:
+        """Record the start where it must be known if this worker dies; False where the call is not ours to begin."""
+        call = running.call
+        running.repeatable = execution.repeatable
+        if call.wants_answer and (call.attempt > 1 or not running.repeatable):
+            verdict = await self._attempts.start(call, running.repeatable)
+            if verdict is not Verdict.GO:
+                running.over = True
+                if verdict is Verdict.GONE:
+                    await self._outbox.publish(call, b"", "cancelled")
+                return False
+        running.begun = True
+        return True
 
     async def _publish(self, running: Running, answer: Answer) -> None:
         call = running.call
         running.over = True
         if len(answer.message) > self._settings.outbox_max_bytes:
-            answer = self._platform_error(call, "The result is larger than this server can deliver.")
+            answer = in_its_place(call, "The result is larger than this server can deliver.")
         started = time.perf_counter()
         offset = await self._outbox.publish(call, answer.message, answer.outcome, answer.context)
         self._metrics.publish_seconds.observe(time.perf_counter() - started)
@@ -284,49 +287,45 @@ class Consumer:
             await asyncio.sleep(_DEADLINE_LOOK)
             now = self._clock.now_ms()
             for running in list(self._running.values()):
-                if running.call.wants_answer and running.deadline <= now:
-                    text = "The call was not finished in time; whether it took effect is unknown."
-                    self._answer_instead(running, REQUEST_TIMEOUT, text, "timeout")
+                call = running.call
+                if call.wants_answer and running.deadline <= now:
+                    self._answer_instead(running, overdue(call) if running.begun else too_late(call))
 
-    def _answer_instead(self, running: Running, code: int, text: str, outcome: Outcome) -> None:
+    def _answer_instead(self, running: Running, answer: Answer) -> None:
         """Answer now what a tool has not, then halt it."""
         if running.over:
             return
         running.over = True
-        request_id = orjson.loads(running.call.body).get("id")
-        error = internal_error(text, code)
-        self._metrics.executed(outcome)
-        publishing = asyncio.create_task(
-            self._outbox.publish(running.call, error_message(request_id, error), outcome)
-        )
-        self._answering.add(publishing)
-        publishing.add_done_callback(self._answering.discard)
-        publishing.add_done_callback(lambda _: self._halt(running))
+        self._metrics.executed(answer.outcome)
+        publishing = self._aside(self._outbox.publish(running.call, answer.message, answer.outcome))
+        publishing.add_done_callback(lambda _: running.halt())
 
-    def _halt(self, running: Running) -> None:
-        """Cancel a call, once no blocking function holds a thread for it: until then its slot is not free."""
-        if waits_for_thread(running.task):
-            asyncio.get_running_loop().call_later(_THREAD_LOOK, self._halt, running)
-        else:
-            running.task.cancel()
-
-    def _platform_error(self, call: Call, text: str) -> Answer:
-        request_id = orjson.loads(call.body).get("id")
-        return Answer(error_message(request_id, internal_error(text)) if call.wants_answer else b"", "error")
+    def _aside(self, work: Coroutine[object, object, int]) -> asyncio.Task[int]:
+        task = asyncio.create_task(work)
+        self._side.add(task)
+        task.add_done_callback(self._side.discard)
+        return task
 
     # Stop.
 
     async def _finish(self) -> None:
-        """Give what runs the time it may take, then answer what is left with an error."""
+        """Hand back what never began, give what runs the time it may take, then hand back or answer what is left."""
+        waiting = self._slots.empty()
+        if waiting:
+            log.info("handing back", calls=await self._attempts.hand_back(waiting))
         tasks = [running.task for running in self._running.values()]
         if tasks:
             log.info("finishing", calls=len(tasks))
             await asyncio.wait(tasks, timeout=self._settings.drain_timeout)
-        left = list(self._running.values())
+        left = [running for running in self._running.values() if not running.over]
+        again = [running for running in left if running.repeatable and running.call.wants_answer]
+        for running in again:
+            running.over = True
         for running in left:
-            self._answer_instead(
-                running, REQUEST_TIMEOUT, "The server stopped before the call was finished; its outcome is unknown.",
-                "error",
-            )  # fmt: skip
-        if left:
-            await asyncio.wait([running.task for running in left], timeout=5)
+            self._answer_instead(running, stopped(running.call))
+        if again:
+            log.info("handing back", calls=await self._attempts.hand_back(running.call for running in again))
+            for running in again:
+                running.halt()
+        if self._running:
+            await asyncio.wait([running.task for running in self._running.values()], timeout=5)

@@ -28,10 +28,10 @@ from mcp_types.version import LATEST_HANDSHAKE_VERSION
 
 from trunkline import CurrentTenant, current_tenant_var
 from trunkline.envelope import Call, Caller
-from trunkline.errors import INTERNAL_ERROR
 from trunkline.metrics import Outcome
 from trunkline.toolsets.access import allowed, filter_listing
 from trunkline.toolsets.catalog import Catalog, Hosted, Switch
+from trunkline.worker.answers import Answer
 from trunkline.worker.context import SessionContext, decode_context
 
 log = structlog.get_logger(__name__)
@@ -42,17 +42,15 @@ NotifyClient = Callable[[bytes, bool], Awaitable[None]]
 LARGEST_CONTEXT = 16_384
 """Bytes of what a client may say of itself in `initialize`; most say a few hundred."""
 
+REPEATABLE = frozenset(
+    {
+        "initialize", "ping", "tools/list", "resources/list", "resources/templates/list", "resources/read",
+        "prompts/list", "prompts/get", "completion/complete", "logging/setLevel",
+    }
+)  # fmt: skip
+"""Requests that change nothing which a second one would change again."""
+
 _TRANSPORT = TransportContext(kind="sse", can_send_request=False)
-
-
-class Answer(NamedTuple):
-    """What came of a call."""
-
-    message: bytes
-    """The JSON-RPC response; empty for a notification."""
-    outcome: Outcome
-    context: bytes = b""
-    """The session's new context, where the call changed it."""
 
 
 class CallContext:
@@ -113,51 +111,69 @@ class Executor:
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
 
-    async def execute(self, call: Call, caller: Caller, switches: tuple[Switch, ...], notify: NotifyClient) -> Answer:
-        """Run one message to its end.
+    def prepare(self, call: Call, caller: Caller, switches: tuple[Switch, ...], notify: NotifyClient) -> Execution:
+        """Make one message ready to run; nothing of its server has run yet."""
+        body = orjson.loads(call.body)
+        session = decode_context(call.context)
+        context = CallContext(body.get("id") if call.wants_answer else None, body.get("params", {}), session, notify)
+        return Execution(
+            call, caller, body, self._catalog.server_for(switches), context, _restore(call, session, context), session
+        )
+
+
+class Execution(NamedTuple):
+    """One message, its server, and the connection as far as the server sees one."""
+
+    call: Call
+    caller: Caller
+    body: dict[str, Any]
+    """The message."""
+    hosted: Hosted
+    context: CallContext
+    connection: Connection
+    session: SessionContext
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether running it twice does no harm: what only reads, and tools whose authors say so.
+
+        A toolset is the operator's, so the hints of its tools are trusted (specification, server/tools, annotations).
+        """
+        method = self.body.get("method")
+        if method != "tools/call":
+            return method in REPEATABLE
+        name = self.body.get("params", {}).get("name")
+        return isinstance(name, str) and name in self.hosted.repeatable
+
+    async def run(self) -> Answer:
+        """Run the message to its end.
 
         An error of the tool, the server or the message becomes the answer; only cancellation is raised.
         """
-        body = orjson.loads(call.body)
-        session = decode_context(call.context)
-        params = body.get("params", {})
-        context = CallContext(body.get("id") if call.wants_answer else None, params, session, notify)
-        run = _Run(
-            self._catalog.server_for(switches), context, _restore(call, session, context), session, caller.tools
-        )
+        caller = self.caller
         tenant = current_tenant_var.set(CurrentTenant(caller.tenant_id, caller.slug, caller.key_id))
-        user = auth_context_var.set(_user(call.caller))
+        user = auth_context_var.set(_user(self.call.caller))
         try:
-            if call.wants_answer:
-                return await run.request(body["method"], params)
-            await run.notification(body.get("method", ""), params)
+            params = self.body.get("params", {})
+            if self.call.wants_answer:
+                return await self._request(self.body["method"], params)
+            await self._notification(self.body.get("method", ""), params)
             return Answer(b"", "ok")
         finally:
             auth_context_var.reset(user)
             current_tenant_var.reset(tenant)
 
-
-class _Run(NamedTuple):
-    """One message, its server, and the connection as far as the server sees one."""
-
-    hosted: Hosted
-    context: CallContext
-    connection: Connection
-    session: SessionContext
-    tools: tuple[str, ...]
-    """Patterns of the tools that the caller's key allows."""
-
-    async def request(self, method: str, params: dict[str, Any]) -> Answer:
+    async def _request(self, method: str, params: dict[str, Any]) -> Answer:
         outcome: Outcome = "ok"
         changed = b""
         try:
             if method == "tools/call":
-                await self.check_tool(params.get("name"))
-            result = await self.serve(method, params)
+                await self._check_tool(params.get("name"))
+            result = await self._serve(method, params)
             if method == "tools/list":
-                result = filter_listing(result, self.tools)
+                result = filter_listing(result, self.caller.tools)
             elif method == "initialize":
-                changed = self.initialized(params)
+                changed = self._initialized(params)
             elif method == "logging/setLevel":
                 changed = self.session.with_log_level(str(params["level"])).encode()
             elif result.get("isError") is True:
@@ -168,32 +184,32 @@ class _Run(NamedTuple):
             message = error_message(self.context.request_id, modern_error_data(error))
         return Answer(message, outcome, changed)
 
-    def initialized(self, params: dict[str, Any]) -> bytes:
+    def _initialized(self, params: dict[str, Any]) -> bytes:
         """The session's context after `initialize`; it travels with every call, so its size is bounded."""
         context = SessionContext(self.connection.protocol_version, params, self.session.log_level).encode()
         if len(context) > LARGEST_CONTEXT:
             raise MCPError(code=INVALID_PARAMS, message=f"The params of initialize exceed {LARGEST_CONTEXT} bytes.")
         return context
 
-    async def notification(self, method: str, params: dict[str, Any]) -> None:
+    async def _notification(self, method: str, params: dict[str, Any]) -> None:
         if not method:  # a client's response to a request that no server here can have sent
             log.debug("response dropped")
             return
-        await self.runner.on_notify(self.context, method, params)
+        await self._runner.on_notify(self.context, method, params)
         await _clean_up(self.connection)
 
-    async def serve(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+    async def _serve(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
         """What the SDK's `serve_one` does, but for a cancel scope around the clean-up, a fifth of its cost."""
         try:
-            return await self.runner.on_request(self.context, method, params)
+            return await self._runner.on_request(self.context, method, params)
         finally:
             await _clean_up(self.connection)
 
     @property
-    def runner(self) -> ServerRunner[Any]:
+    def _runner(self) -> ServerRunner[Any]:
         return ServerRunner(self.hosted.server, self.connection, self.hosted.lifespan_state)
 
-    async def check_tool(self, name: object) -> None:
+    async def _check_tool(self, name: object) -> None:
         """Refuse what does not exist or is not the key's to call (specification, server/tools, error handling).
 
         The SDK's `MCPServer` would answer a result that looks like a failure of the tool.
@@ -201,12 +217,12 @@ class _Run(NamedTuple):
         Raises:
             MCPError: -32602, the same for both.
         """
-        known, listed = isinstance(name, str) and allowed(self.tools, name), self.hosted.listed
+        known, listed = isinstance(name, str) and allowed(self.caller.tools, name), self.hosted.listed
         if known and listed is not None and name not in listed:
             # It may have been added since the worker started, or be listed for this caller alone.
             cursor: str | None = ""
             while cursor is not None:
-                listing = await self.serve("tools/list", {"cursor": cursor} if cursor else {})
+                listing = await self._serve("tools/list", {"cursor": cursor} if cursor else {})
                 listed.update(tool["name"] for tool in listing["tools"])
                 cursor = listing.get("nextCursor")
             known = name in listed
@@ -261,11 +277,6 @@ def error_message(request_id: RequestId | None, error: ErrorData) -> bytes:
     return to_json(
         {"jsonrpc": "2.0", "id": request_id, "error": error.model_dump(mode="json", by_alias=True, exclude_none=True)}
     )
-
-
-def internal_error(text: str, code: int = INTERNAL_ERROR) -> ErrorData:
-    """An error that is the platform's, not the server's."""
-    return ErrorData(code=code, message=text)
 
 
 def to_json(value: object) -> bytes:

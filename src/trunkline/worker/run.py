@@ -20,15 +20,19 @@ from trunkline.settings import Settings
 from trunkline.streams.audit import AuditFeed
 from trunkline.streams.client import Redis
 from trunkline.streams.control import CallCancelled, Event, TenantChanged, decode
+from trunkline.streams.custodian import Custodian
 from trunkline.streams.snapshots import Snapshots
 from trunkline.streams.subscriber import Subscriber
-from trunkline.streams.workers import Pulse
+from trunkline.streams.workers import Pulse, first_beat
 from trunkline.tenants.directory import TenantDirectory
 from trunkline.toolsets.catalog import Catalog, gather
 from trunkline.worker.consumer import Consumer
 from trunkline.worker.executor import Executor
 
 _START_PATIENCE = 15.0
+_LOOK_EVERY = 1.0
+_SWEEP_GRACE_MS = 2_000
+"""How long after its deadline a call is left to the worker that runs it."""
 
 log = structlog.get_logger(__name__)
 
@@ -73,6 +77,7 @@ class WorkerProcess:
         try:
             async with self._catalog:
                 await self._compose(redis, database)
+                await first_beat(redis, self._worker, self._settings.concurrency)
                 pulse.start()
                 await self._work()
         finally:
@@ -92,6 +97,7 @@ class WorkerProcess:
             self._metrics.serve(self._settings.metrics_port)
         self._directory = TenantDirectory(database, Snapshots(redis), self._settings)
         self._consumer = Consumer(redis, self._worker, Executor(self._catalog), self._directory, self._metrics)
+        self._custodian = Custodian(redis, self._metrics, every=_LOOK_EVERY, grace_ms=_SWEEP_GRACE_MS)
         self._subscriber = Subscriber(redis, [redis.keys.control], self._received, self._subscribed)
         self._feed = AuditFeed(redis, self._worker)
         self._writer = AuditWriter(self._feed, database, self._metrics)
@@ -101,7 +107,8 @@ class WorkerProcess:
         side = [
             asyncio.create_task(self._writer.run(), name="audit"),
             asyncio.create_task(self._subscriber.run(), name="subscriber"),
-            asyncio.create_task(self._consumer.keep(), name="sweep"),
+            asyncio.create_task(self._consumer.keep_clock(), name="clock"),
+            asyncio.create_task(self._custodian.run(), name="custodian"),
         ]
         stopping = asyncio.create_task(self._stop.wait(), name="stop")
         # What start-up made is never garbage, and a batch of calls makes more than the usual 700 objects: 4 % of CPU.

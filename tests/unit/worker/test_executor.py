@@ -20,8 +20,9 @@ from trunkline.envelope import Call, Caller
 from trunkline.tenants.model import ToolsetSwitch
 from trunkline.toolsets.catalog import Catalog
 from trunkline.toolsets.hosted import toolset
+from trunkline.worker.answers import Answer, in_its_place
 from trunkline.worker.context import SessionContext
-from trunkline.worker.executor import Answer, Executor, error_message, internal_error, to_json
+from trunkline.worker.executor import Executor, to_json
 
 SWITCHES = (ToolsetSwitch("fixture", True),)
 CLIENT = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "c", "version": "1"}}
@@ -76,7 +77,7 @@ async def run(
     async def notify(message: bytes, progress: bool) -> None:
         raise AssertionError(message)
 
-    return await executor.execute(call, caller, SWITCHES, notify)
+    return await executor.prepare(call, caller, SWITCHES, notify).run()
 
 
 async def call_tool(executor: Executor, name: str, **options: Any) -> Answer:
@@ -164,6 +165,8 @@ def test_what_json_has_no_number_for_is_null_however_the_rest_is_written() -> No
 
 
 def test_an_error_is_a_response_to_its_request() -> None:
-    assert orjson.loads(error_message(7, internal_error("It broke."))) == {
-        "jsonrpc": "2.0", "id": 7, "error": {"code": -32603, "message": "It broke."},
+    call = Call("c" * 32, "0" * 32, "5" * 32, b'{"id":7}', b"", b"", 1, 2, 0, b"1-1")
+    assert orjson.loads(in_its_place(call, "It broke.", known="unknown").message) == {
+        "jsonrpc": "2.0", "id": 7, "error": {"code": -32603, "message": "It broke.", "data": {"outcome": "unknown"}},
     }  # fmt: skip
+    assert in_its_place(call._replace(deadline_ms=0), "It broke.").message == b""

@@ -1,0 +1,52 @@
+"""One call while it runs, and how it is stopped."""
+
+from __future__ import annotations
+
+import asyncio
+
+from trunkline.envelope import Call
+
+_THREAD_LOOK = 0.1
+"""Seconds between looks at whether the thread of a call that nobody waits for has returned."""
+
+
+class Running:
+    """One claimed call while it runs."""
+
+    __slots__ = ("begun", "call", "deadline", "notified", "over", "repeatable", "task")
+
+    def __init__(self, call: Call, task: asyncio.Task[None]) -> None:
+        self.call = call
+        self.task = task
+        self.deadline = float(call.deadline_ms)
+        """Redis' time in epoch milliseconds; progress moves it."""
+        self.notified = 0
+        """How many messages of the call were sent to the client."""
+        self.begun = False
+        """Whether its server may have seen it."""
+        self.repeatable = False
+        """Whether it may be begun again elsewhere."""
+        self.over = False
+        """Whether nobody waits for what it comes to: cancelled, answered already, or given back."""
+
+    def halt(self) -> None:
+        """Cancel the call, once no blocking function holds a thread for it: until then its slot is not free."""
+        if waits_for_thread(self.task):
+            asyncio.get_running_loop().call_later(_THREAD_LOOK, self.halt)
+        else:
+            self.task.cancel()
+
+
+def waits_for_thread(task: asyncio.Task[None]) -> bool:
+    """Whether a task waits for a function that anyio runs in a thread, as the SDK does with every plain `def`.
+
+    asyncio's cancellation would leave the thread behind, beyond any bound; anyio's own waits for it, and costs a
+    scope around every call. So the chain of awaits is looked at, for the few calls that are cancelled.
+    """
+    awaited: object = task.get_coro()
+    while awaited is not None:
+        code = getattr(awaited, "cr_code", None)
+        if code is not None and code.co_name == "run_sync_in_worker_thread":
+            return True
+        awaited = getattr(awaited, "cr_await", None)
+    return False
