@@ -9,7 +9,7 @@ import math
 import signal
 import socket
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine
 from typing import Any
 
 import structlog
@@ -23,6 +23,7 @@ from trunkline.api.connections import Connections
 from trunkline.api.forwarder import Forwarder
 from trunkline.api.health import Health
 from trunkline.api.http import Protocol
+from trunkline.api.server import Server
 from trunkline.api.sse import SseTransport
 from trunkline.db import Database
 from trunkline.errors import StartRefused, Unavailable
@@ -44,6 +45,8 @@ _REFRESH_EVERY = 30.0
 _SWEEP_EVERY = 2.0
 _SWEEP_GRACE_MS = 4_000
 """How long after its deadline a call is left to the workers, which sweep as well."""
+_LAST_CALL = 0.5
+"""Seconds that who connected before the port was closed has to send a request."""
 _KEEP_ALIVE = 75
 """Seconds an idle client connection is kept: longer than the proxies in front keep theirs (60 s in most)."""
 
@@ -87,15 +90,6 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-class Server(uvicorn.Server):
-    """uvicorn's server without its own signal handling: the process decides when it stops."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave signals to the process."""
-        yield
-
-
 class ApiProcess:
     """One API pod."""
 
@@ -103,6 +97,7 @@ class ApiProcess:
         self._settings = settings
         self._pod = pod
         self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
         self.ready = asyncio.Event()
         """Set when this pod serves and hears what is published for it."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -122,6 +117,7 @@ class ApiProcess:
         """Drain and end; called again, end without waiting for what is under way."""
         if self._stop.is_set():
             self._server.force_exit = True
+            self._hurry.set()
         self._stop.set()
 
     async def _compose(self, redis: Redis, database: Database) -> None:
@@ -176,7 +172,7 @@ class ApiProcess:
         try:
             # A side task never ends by itself: if one does, the pod cannot do its work and ends with its error.
             await asyncio.wait({serving, *side}, return_when=asyncio.FIRST_COMPLETED)
-            await self._drain(serving)
+            await self._drain(serving, listener)
         finally:
             for task in side:
                 task.cancel()
@@ -185,14 +181,36 @@ class ApiProcess:
             if isinstance(outcome, Exception):
                 raise outcome
 
-    async def _drain(self, serving: asyncio.Task[None]) -> None:
-        """Stop in order: not ready any more, streams sent elsewhere, requests finished, then closed."""
+    async def _drain(self, serving: asyncio.Task[None], listener: socket.socket) -> None:
+        """Stop, in an order in which no request fails.
+
+        1. `/readyz` answers 503, so that proxies choose other pods.
+        2. Every response says `Connection: close`, so that nobody sends another request on its connection.
+        3. Streams end with a `retry:`, each another, and resume elsewhere; new ones get 503 with `Retry-After`.
+        4. The port stays open for DRAIN_DELAY: who has not noticed yet is answered as ever, POSTs are accepted.
+        5. The port is closed; who had connected by then is answered.
+        6. What is under way finishes, within DRAIN_TIMEOUT; then the process ends.
+
+        A second signal skips what is left. So does, but for the requests under way, the end of a side task.
+        """
         log.info("draining", streams=len(self._connections))
+        delay = self._settings.drain_delay if self._stop.is_set() else 0.0
         self._health.draining = True
+        self._server.close_after_responses()
         self._sse.drain()
+        await self._pause(serving, delay)
+        await self._server.stop_listening(listener)
+        await self._pause(serving, min(delay, _LAST_CALL))
         self._server.should_exit = True
         await asyncio.wait({serving})
         log.info("stopped")
+
+    async def _pause(self, serving: asyncio.Task[None], seconds: float) -> None:
+        """Wait, unless somebody is in a hurry."""
+        if seconds:
+            hurry = asyncio.create_task(self._hurry.wait())
+            await asyncio.wait({serving, hurry}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            hurry.cancel()
 
     # What all pods hear.
 
@@ -206,8 +224,10 @@ class ApiProcess:
                 self._in_background(self._end_streams_of_tenant(slug))
             case SigningKeysChanged():
                 self._in_background(self._refresh())
-            case CallCancelled():
-                pass  # a worker's business
+            case CallCancelled(call, session):
+                stream = self._connections.get(session)
+                if stream is not None:
+                    stream.settle(call.encode())
 
     def _end_streams_of_key(self, key_id: str) -> None:
         for stream in self._connections:

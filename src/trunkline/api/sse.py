@@ -266,7 +266,7 @@ class SseTransport:
         for call in await self._calls.cancel(identity.owner, session, orjson.dumps(request_id)):
             if stations.on:
                 stations.log("cancel", call=call, tenant=identity.tenant.slug, session=session)
-            await announce(self._redis, CallCancelled(call))
+            await announce(self._redis, CallCancelled(call, session))
 
 
 def _farewell(reason: str) -> str:

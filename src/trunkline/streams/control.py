@@ -39,6 +39,7 @@ class CallCancelled:
     """The client takes back a call; nobody waits for its answer any more."""
 
     call_id: str
+    session: str = ""
 
 
 Event = TenantChanged | KeyRevoked | SigningKeysChanged | CallCancelled

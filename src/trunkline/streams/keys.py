@@ -15,7 +15,7 @@ names themselves, from what the lane's keys begin with (docs/decisions/0009-batc
 | `{l<k>}:t:<tenant>:s:<sid>` | hash | the session: its owner, what it negotiated, which pod holds its stream, how far its outbox has come; field `p:<call>` for each request not answered yet, `o:<call>` for its attempt once that was started | SESSION_TTL after last use |
 | `{l<k>}:t:<tenant>:s:<sid>:out` | stream | the outbox: `<offset>-<epoch ms>` of what was sent to this client | 1 to 1.25 OUTBOX_TTL after the last message |
 | `{l<k>}:t:<tenant>:sessions` | sorted set | the tenant's sessions, by the epoch ms at which they end | SESSION_TTL after last use |
-| `{l<k>}:t:<tenant>:usage` | hash | `inflight`: the tenant's members in `deadlines`; `due`: theoretical arrival time of the rate limit (GCRA), epoch us | SESSION_TTL after last use |
+| `{l<k>}:t:<tenant>:usage` | hash | `inflight`: the tenant's members in `deadlines`; `due`, `opened`: theoretical arrival times of the limits on messages and on new sessions (GCRA), epoch us | SESSION_TTL after last use |
 | `{l<k>}:t:<tenant>:k:<hash>` | string | a browser's one-time ticket: the principal it stands for | TICKET_LIFETIME |
 | `{l<k>}:pod:<pod>` | channel | live copies of outbox entries, for the pod that holds the stream | |
 | `control` | channel | cancellations, revocations, changes of tenants; every pod listens | |
