@@ -30,9 +30,9 @@ from trunkline.errors import StartRefused, Unavailable
 from trunkline.logs import configure, default_pod
 from trunkline.metrics import Metrics
 from trunkline.settings import Settings
-from trunkline.streams.calls import Calls
 from trunkline.streams.client import Redis
 from trunkline.streams.control import CallCancelled, Event, KeyRevoked, SigningKeysChanged, TenantChanged
+from trunkline.streams.custodian import Custodian
 from trunkline.streams.revocations import Revocations
 from trunkline.streams.sessions import Sessions
 from trunkline.streams.snapshots import Snapshots
@@ -42,7 +42,7 @@ from trunkline.tenants.verify import Verifier
 
 _START_PATIENCE = 15.0
 _REFRESH_EVERY = 30.0
-_SWEEP_EVERY = 2.0
+_LOOK_EVERY = 2.0
 _SWEEP_GRACE_MS = 4_000
 """How long after its deadline a call is left to the workers, which sweep as well."""
 _LAST_CALL = 0.5
@@ -128,7 +128,7 @@ class ApiProcess:
         self._directory = TenantDirectory(database, snapshots, settings)
         self._keyring = Keyring(snapshots, database)
         self._verifier = Verifier(settings, self._keyring, Revocations(redis), database)
-        self._calls = Calls(redis)
+        self._custodian = Custodian(redis, self._metrics, every=_LOOK_EVERY, grace_ms=_SWEEP_GRACE_MS)
         sessions = Sessions(redis, self._pod)
         authenticator = Authenticator(self._directory, self._verifier, settings)
         self._sse = SseTransport(redis, self._pod, authenticator, self._connections, sessions, self._metrics)
@@ -162,7 +162,7 @@ class ApiProcess:
             stopping,
             asyncio.create_task(self._forwarder.run(), name="forwarder"),
             asyncio.create_task(self._keep_fresh(), name="refresh"),
-            asyncio.create_task(self._keep_sweeping(), name="sweep"),
+            asyncio.create_task(self._custodian.run(), name="custodian"),
             asyncio.create_task(self._drop_slow_clients(), name="slow clients"),
         ]
         # What start-up made is never garbage, and a batch of calls makes more than the usual 700 objects: 4 % of CPU.
@@ -272,13 +272,6 @@ class ApiProcess:
             with contextlib.suppress(Unavailable):  # what was known stays
                 await self._verifier.refresh()
             self._end_streams_of_revoked_keys()
-
-    async def _keep_sweeping(self) -> None:
-        """Answer calls past their deadline that no worker has swept: there may be none."""
-        while True:
-            await asyncio.sleep(_SWEEP_EVERY)
-            for call in await self._calls.sweep_all(_SWEEP_GRACE_MS):
-                log.warning("call answered by the sweep", call=call)
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

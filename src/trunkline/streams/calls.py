@@ -37,6 +37,7 @@ TIMED_OUT = orjson.dumps(
     {
         "code": REQUEST_TIMEOUT,
         "message": "The call was not finished in time; whether it took effect is unknown.",
+        "data": {"outcome": "unknown"},
     }
 )
 

@@ -109,7 +109,7 @@ class LostWorkers:
         reclaimed: list[Reclaimed] = []
         for lane, workers in enumerate(claimants):
             if gone := dead.intersection(workers):
-                reclaimed += await self._reclaim(lane, gone)
+                reclaimed += await self.reclaim(lane, gone)
         return reclaimed
 
     async def _claimants(self, lane: int) -> list[str]:
@@ -130,7 +130,8 @@ class LostWorkers:
         )
         self._counted = (slots, now)
 
-    async def _reclaim(self, lane: int, dead: Collection[str]) -> list[Reclaimed]:
+    async def reclaim(self, lane: int, dead: Collection[str]) -> list[Reclaimed]:
+        """Give an end or a new beginning to what dead workers had claimed from a lane, and forget them."""
         keys, settings = self._redis.keys, self._redis.settings
         reclaimed: list[Reclaimed] = []
         while True:
