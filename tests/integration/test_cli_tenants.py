@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from trunkline.cli import command
 from trunkline.settings import Settings
+from trunkline.streams.keys import Keys
 
 
 @pytest.fixture(autouse=True)
@@ -152,3 +154,26 @@ def test_a_postgres_that_is_away_is_one_sentence(trunkline, monkeypatch, free_po
 def test_migrate_on_a_migrated_database_changes_nothing(trunkline):
     assert "newest schema" in trunkline("migrate")
     assert "newest schema" in trunkline("migrate")
+
+
+def test_calls_that_were_set_aside_are_listed_with_what_they_cost(trunkline, settings):
+    trunkline("tenant", "create", "acme")
+    trunkline("tenant", "create", "other")
+    (tenant,) = [each for each in trunkline.rows("tenant", "list") if each["slug"] == "acme"]
+    keys = Keys(settings)
+    stream = keys.parked(keys.lane_of(tenant["id"]))
+    fields = {
+        "call": "c" * 32,
+        "tenant": tenant["id"],
+        "session": "s1",
+        "workers": "w1 w2 w3",
+        "e": '{"target":"leave"}',
+    }
+    with redis.Redis.from_url(settings.redis_url) as client:
+        client.xadd(stream, fields)
+    (parked,) = trunkline.rows("calls", "parked", "acme")
+    assert (parked["tool"], parked["call"], parked["workers"]) == ("leave", "c" * 32, ["w1", "w2", "w3"])
+    assert trunkline.rows("calls", "parked") == [parked]
+    assert trunkline.rows("calls", "parked", "other") == []
+    assert "w1,w2,w3" in trunkline("calls", "parked")
+    assert trunkline("calls", "parked", "nobody", code=1) == "There is no tenant 'nobody'.\n"

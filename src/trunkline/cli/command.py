@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from trunkline import __version__
-from trunkline.cli import calls, keys, processes, tenants, toolsets
+from trunkline.cli import calls, keys, parked, processes, tenants, toolsets
 from trunkline.cli.output import say_error
 from trunkline.errors import TrunklineError, UsageError
 
@@ -30,6 +30,7 @@ processes.register(app)
 app.add_typer(tenants.app, name="tenant")
 app.add_typer(toolsets.app, name="toolset")
 app.add_typer(keys.app, name="key")
+app.add_typer(parked.app, name="calls")
 app.command("call")(calls.call)
 
 

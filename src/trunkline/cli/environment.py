@@ -14,6 +14,7 @@ from trunkline.errors import StartRefused
 
 if TYPE_CHECKING:
     from trunkline.settings import Settings
+    from trunkline.streams.client import Redis
     from trunkline.tenants.keys import Keys
     from trunkline.tenants.tenants import Tenants
 
@@ -35,6 +36,7 @@ class Deployment:
     """One deployment, opened for one command."""
 
     settings: Settings
+    redis: Redis
     tenants: Tenants
     keys: Keys
 
@@ -60,7 +62,8 @@ async def _opened(work: Callable[[Deployment], Awaitable[Result]], *, writes: bo
     redis = await Redis.connect(settings, "cli") if writes else Redis(settings, "cli")
     database = Database(settings.database_url, process="cli", pool_size=1)
     try:
-        return await work(Deployment(settings, Tenants(settings, database, redis), Keys(settings, database, redis)))
+        tenants, keys = Tenants(settings, database, redis), Keys(settings, database, redis)
+        return await work(Deployment(settings, redis, tenants, keys))
     finally:
         await database.aclose()
         await redis.aclose()
