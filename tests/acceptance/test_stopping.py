@@ -7,11 +7,16 @@ import contextlib
 import itertools
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 from signal import SIGINT, SIGKILL, SIGTERM, Signals
+from urllib.parse import urljoin
 
+import httpx2
 import pytest
-from tests.acceptance.pods import Deployment, Pod
+from tests.acceptance.pods import TLS, Deployment, Pod, deployed
 from tests.acceptance.sessions import Session
+
+from trunkline.settings import Settings
 
 STREAMS = 20
 ROUNDS = 5
@@ -112,6 +117,62 @@ async def test_a_post_that_a_stopping_pod_has_begun_to_read_is_accepted_and_answ
         assert b"202" in await half.complete()
         assert await answer == {}
         assert await leaving.ended() == 0
+
+
+async def test_a_stopping_pod_answers_at_its_port_until_proxies_have_noticed(
+    settings: Settings, tmp_path: Path
+) -> None:
+    patient = settings.model_copy(update={"drain_delay": 60.0})
+    async with deployed(patient, tmp_path) as deployment:
+        leaving, staying, _ = await deployment.start(apis=2, workers=1)
+        async with (
+            Session(deployment.key, [leaving.url, staying.url], posts=staying.url).opened() as session,
+            httpx2.AsyncClient(trust_env=False, verify=TLS) as kept,
+        ):
+            headers = {"authorization": f"Bearer {deployment.key}"}
+            assert "connection" not in (await kept.get(f"{leaving.url}/livez")).headers
+            leaving.signal(SIGTERM)
+            assert await leaving.logs("draining")
+            session.posts = leaving.url
+            assert await session.call("echo", text="accepted still") == "accepted still"
+            assert session.ends, "the stream is elsewhere"
+            assert 250 <= int(session.ends[0]) <= 2_000
+            for path, status in (("/livez", 200), ("/readyz", 503), ("/t/demo/sse", 503)):
+                answer = await kept.get(leaving.url + path, headers=headers)
+                assert (answer.status_code, answer.headers["connection"]) == (status, "close")
+            assert int(answer.headers["retry-after"]) >= 1
+            leaving.signal(SIGTERM)
+            assert await leaving.ended(5) >= 0, "who is in a hurry signals again"
+            session.posts = staying.url
+            assert await session.call("echo", text="here") == "here"
+
+
+async def test_while_a_pod_stops_each_post_is_accepted_until_its_port_is_closed(
+    settings: Settings, tmp_path: Path
+) -> None:
+    async with deployed(settings.model_copy(update={"drain_delay": 0.5}), tmp_path) as deployment:
+        leaving, staying, _ = await deployment.start(apis=2, workers=1)
+        async with Session(deployment.key, [staying.url], posts=staying.url).opened() as session:
+            accepted = []
+
+            async def post_on() -> None:
+                """One client with connections that it keeps, until nobody is there any more."""
+                headers = {"authorization": f"Bearer {deployment.key}"}
+                url = urljoin(leaving.url, session.endpoint)
+                async with httpx2.AsyncClient(trust_env=False, verify=TLS) as http:
+                    with contextlib.suppress(httpx2.ConnectError):
+                        for number in itertools.count():
+                            message = {"jsonrpc": "2.0", "method": "notifications/x", "params": {"n": number}}
+                            answer = await http.post(url, json=message, headers=headers)
+                            assert answer.status_code == 202
+                            accepted.append(number)
+
+            async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+                for _ in range(4):
+                    group.create_task(post_on())
+                leaving.signal(SIGTERM)
+            assert accepted
+            assert await leaving.ended() == 0
 
 
 async def test_a_worker_that_stops_finishes_what_it_runs(deployment: Deployment) -> None:

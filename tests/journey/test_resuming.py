@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import httpx2
 import pytest
 from tests.journey.conftest import Platform
 from tests.sse import connect, text_of
+
+from trunkline.api.run import ApiProcess
 
 
 async def test_a_client_that_comes_back_gets_what_it_missed_in_order_and_once(platform: Platform) -> None:
@@ -93,9 +96,30 @@ async def test_messages_lost_between_pods_are_filled_from_the_outbox(platform: P
         assert offsets == 13
 
 
-async def test_a_pod_that_stops_sends_its_clients_to_others(platform: Platform) -> None:
-    from trunkline.api.run import ApiProcess
+async def test_who_opens_sessions_too_fast_is_told_when_to_come_back_and_may_resume_meanwhile(
+    platform: Platform,
+) -> None:
+    api = await platform.api(session_rate=0.1, session_burst=2)
+    async with connect(api, key=platform.key) as first, connect(api, key=platform.key):
+        async with httpx2.AsyncClient(trust_env=False) as http:
+            refused = await http.get(f"{api}/t/demo/sse", headers=first.headers)
+            assert refused.status_code == 429
+            assert 1 <= int(refused.headers["retry-after"]) <= 10
+            assert 'trunkline_refusals_total{reason="sessions"} 1.0' in (await http.get(f"{api}/metrics")).text
+        async with connect(api, key=platform.key, last_event_id=first.last_id) as again:
+            assert again.session == first.session
 
+
+async def test_a_stream_that_ends_for_good_says_so_in_an_event(platform: Platform) -> None:
+    api = await platform.api()
+    key, issued = await platform.keys.issue("demo")
+    async with connect(api, key=key) as stream:
+        await platform.keys.revoke(issued.id)
+        end = await stream.event()
+        assert (end.kind, end.data) == ("end", "key revoked")
+
+
+async def test_a_pod_that_stops_sends_its_clients_to_others(platform: Platform) -> None:
     leaving, staying = await platform.api(), await platform.api()
     await platform.worker()
     async with connect(leaving, key=platform.key) as before:

@@ -7,8 +7,9 @@ import asyncio
 import pytest
 from tests.integration.streams.conftest import Wire
 
-from trunkline.envelope import TELLS_OF_ACCEPTED, Delivery
-from trunkline.errors import SessionNotFound, TooManyRequests
+from trunkline.envelope import TELLS_OF_ACCEPTED, Accepted, Delivery
+from trunkline.errors import SessionNotFound, TooManyRequests, TooManySessions
+from trunkline.settings import Settings
 from trunkline.streams.client import Redis
 from trunkline.streams.sessions import Owner, Sessions, Touched, new_session_id
 
@@ -79,6 +80,58 @@ async def test_a_tenant_has_no_more_sessions_than_its_limit(redis: Redis) -> Non
         await sessions.open(owner, new_session_id(), "sse", b"{}", 2)
     await sessions.close(owner, second)
     await sessions.open(owner, new_session_id(), "sse", b"{}", 2)
+
+
+async def test_a_tenant_opens_sessions_no_faster_than_its_rate_once_its_burst_is_spent(
+    redis_settings: Settings,
+) -> None:
+    slow = redis_settings.model_copy(update={"session_rate": 0.1, "session_burst": 2})
+    redis = await Redis.connect(slow, "test")
+    owner, sessions = Owner("a" * 32, "key"), Sessions(redis, "pod")
+    again = new_session_id()
+    for session in (again, new_session_id(), again):  # what is repeated opens nothing and costs nothing
+        await sessions.open(owner, session, "sse", b"{}", 10)
+    with pytest.raises(TooManySessions, match="faster") as refused:
+        await sessions.open(owner, new_session_id(), "sse", b"{}", 10)
+    assert 0 < (refused.value.retry_after or 0) <= 10
+    await sessions.open(Owner("b" * 32, "key"), new_session_id(), "sse", b"{}", 10)
+    await redis.aclose()
+
+
+async def test_whoever_attaches_or_touches_a_session_learns_what_is_pending(wire: Wire) -> None:
+    first = await wire.accept(request_id=b"1")
+    second = await wire.accept(request_id=b'"two"')
+    (call, _) = await wire.claim()
+    await wire.outbox.publish(call, b"{}", "ok")
+    left = {first, second} - {call.id}
+    ids = {first: b"1", second: b'"two"'}
+    attached = await Sessions(wire.redis, "pod-b").attach(wire.owner, wire.session, 0)
+    touched = await wire.sessions.touch(wire.owner.tenant, wire.session, 2)
+    assert touched is not None
+    for pending in (attached.pending, touched.pending):
+        (waiting,) = pending
+        assert {waiting.call.decode()} == left
+        assert waiting.request_id == ids[waiting.call.decode()]
+        assert 50 < waiting.left <= 60
+    await wire.redis.command("DEL", wire.redis.keys.tenant(wire.owner.tenant).deadlines)
+    again = await wire.sessions.touch(wire.owner.tenant, wire.session, 2)
+    assert again is not None
+    assert [waiting.left for waiting in again.pending] == [0]
+
+
+async def test_the_pod_that_holds_a_stream_is_told_what_is_accepted_for_it(wire: Wire) -> None:
+    told: asyncio.Queue[list[Accepted]] = asyncio.Queue()
+
+    def push(reply: list[bytes]) -> None:
+        if reply[0] == b"message":
+            told.put_nowait(Accepted.from_payload(reply[2]))
+
+    listener = await wire.redis.dial("test", on_push=push)
+    listener.push("SUBSCRIBE", f"{wire.redis.keys.tenant(wire.owner.tenant).pods}pod-a")
+    call = await wire.accept(request_id=b'"line\\nbreak"')
+    async with asyncio.timeout(5):
+        assert await told.get() == [Accepted(wire.session, call.encode(), b'"line\\nbreak"')]
+    listener.close()
 
 
 async def test_at_the_limit_the_session_left_longest_makes_room_unless_it_waits_for_an_answer(wire: Wire) -> None:
