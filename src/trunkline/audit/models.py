@@ -36,7 +36,7 @@ class AuditEvent(Base):
     """Tool name or key id."""
     session_id: Mapped[str | None] = mapped_column(Text)
     outcome: Mapped[str] = mapped_column(Text)
-    """`ok`, `tool_error`, `error`, `timeout`, `cancelled`, ..."""
+    """`ok`, `tool_error`, `error`, `timeout`, `cancelled`, `abandoned`, `unknown`, `parked`."""
     duration_ms: Mapped[float | None]
     arguments_hash: Mapped[str | None] = mapped_column(Text)
     """SHA-256 in hex; the arguments themselves are not kept."""
