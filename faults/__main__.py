@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib
+import logging
 import pkgutil
 import secrets
 import shlex
@@ -30,6 +31,7 @@ _SCENARIOS = (
 def main() -> int:
     load_scenarios()
     options = _options()
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     unknown = [name for name in options.names if name not in registered]
     if unknown:
         print(f"There is no scenario {unknown[0]!r}; there are: {', '.join(registered)}.", file=sys.stderr)

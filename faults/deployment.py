@@ -22,7 +22,8 @@ from trunkline.db import Database, migrate
 from trunkline.dev.process import free_port
 from trunkline.settings import Settings, load_settings
 from trunkline.streams.client import Redis
-from trunkline.tenants.keys import Keys
+from trunkline.streams.keys import Keys
+from trunkline.tenants.keys import Keys as ApiKeys
 from trunkline.tenants.tenants import Tenants
 
 if TYPE_CHECKING:
@@ -77,6 +78,11 @@ class Rig:
         self.random = random.Random(self.seed)
 
     # What it is made of.
+
+    @property
+    def keys(self) -> Keys:
+        """The names of keys in Redis, as the pods have them."""
+        return Keys(self.settings)
 
     def configure(self, **changes: object) -> None:
         """Change settings of the pods that are started from now on."""
@@ -178,7 +184,7 @@ class Rig:
             await tenants.enable(slug, toolset)
         if limits:
             await tenants.set(slug, limits)
-        key, _ = await Keys(self.settings, self.database, self.redis).issue(slug)
+        key, _ = await ApiKeys(self.settings, self.database, self.redis).issue(slug)
         self.accounts[slug] = Account(slug, tenant.id, key)
         return self.accounts[slug]
 

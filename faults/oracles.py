@@ -19,6 +19,8 @@ ONCE = ("once", "hog", "leave")
 """The tools that may not be repeated."""
 _QUIET = 30.0
 """Seconds within which everything must have come to rest once nobody calls."""
+_WRITTEN = 75.0
+"""Seconds within which the audit log must be complete: what a dead worker had read waits for half a minute."""
 _FEW_DESCRIPTORS = 24
 _MORE_MEMORY = 64 * 1024 * 1024
 """Bytes by which a pod may have grown: arenas that Python's allocator keeps."""
@@ -91,7 +93,7 @@ async def _audit(rig: Rig) -> Finding:
     allowed = wanted | Counter(
         _key(each.session, each.number) for each in rig.ledger.tool_calls if each.fate == "unknown"
     )
-    end = time.monotonic() + _QUIET
+    end = time.monotonic() + _WRITTEN
     while True:
         rows = await _audited(rig)
         missing, surplus = wanted - rows, rows - allowed
@@ -122,7 +124,7 @@ async def _quiet(rig: Rig) -> Finding:
 
 async def pending(rig: Rig) -> dict[str, int]:
     """What Redis still holds of calls, by kind; what was set aside is not counted."""
-    keys, command = rig.redis.keys, rig.redis.command
+    keys, command = rig.keys, rig.redis.command
     left: Counter[str] = Counter()
     for lane in range(keys.lanes):
         left["in lanes"] += await command("XLEN", keys.calls(lane))
@@ -138,8 +140,8 @@ async def pending(rig: Rig) -> dict[str, int]:
 
 async def parked(rig: Rig) -> int:
     """How many calls are set aside."""
-    keys = rig.redis.keys
-    return sum([await rig.redis.command("XLEN", f"{keys.lane(lane)}parked") for lane in range(keys.lanes)])
+    keys = rig.keys
+    return sum([await rig.redis.command("XLEN", keys.parked(lane)) for lane in range(keys.lanes)])
 
 
 async def _baseline(rig: Rig) -> Finding:
