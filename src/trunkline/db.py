@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from alembic import command
 from alembic.config import Config
@@ -33,6 +34,10 @@ CONNECT_TIMEOUT = 5.0
 """Seconds that a connection may take: a caller waits for this when Postgres is away."""
 STATEMENT_TIMEOUT = 30.0
 """Seconds that one statement may take; migrations have no such bound."""
+LOOK_TIMEOUT = 5.0
+"""Seconds for what a pod looks up and can do without for a while: Redis or its memory has most of it."""
+CLOSE_TIMEOUT = 2.0
+"""Seconds that the connections of a pool get to end in order; a Postgres that answers nothing lets none."""
 MIGRATION_WAIT = 120.0
 """Seconds that `migrate` waits for another pod that is migrating."""
 MIGRATION_LOCK = 0x7472756E6B  # "trunk"
@@ -42,6 +47,8 @@ _AWAY_CLASSES = ("08", "53", "57", "58", "55000", "25006")
 of a server in maintenance: a database that takes no connections, and one that takes no writes."""
 _REFUSED_LOGIN = ("28", "3D")
 """SQLSTATE classes that blame the URL: authorization, and a database that is not there."""
+
+Result = TypeVar("Result")
 
 
 class Base(DeclarativeBase):
@@ -80,6 +87,7 @@ class Database:
     def __init__(self, url: str, *, process: str = "trunkline", pool_size: int = 5) -> None:
         self._engine = _engine(url, process, pool_size=pool_size, max_overflow=2 * pool_size)
         self._sessions = async_sessionmaker(self._engine, expire_on_commit=False)
+        self._looks: set[asyncio.Task[Any]] = set()
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncSession]:
@@ -100,18 +108,48 @@ class Database:
                 raise away from error
             raise
 
+    async def look(self, read: Callable[[AsyncSession], Awaitable[Result]], seconds: float = LOOK_TIMEOUT) -> Result:
+        """What `read` finds, in a transaction that nobody waits for longer than `seconds`, or than it likes.
+
+        Giving up a connection to a Postgres that answers nothing takes seconds more; that goes on beside.
+
+        Raises:
+            Unavailable: Postgres is away, or does not answer in time.
+        """
+        task = asyncio.create_task(self._read(read))
+        self._looks.add(task)
+        task.add_done_callback(self._looked)
+        try:
+            await asyncio.wait({task}, timeout=seconds)
+            if not task.done():
+                raise Unavailable("Postgres does not answer; try again later.", retry_after=2)
+        finally:
+            task.cancel()
+        return await task
+
+    async def _read(self, read: Callable[[AsyncSession], Awaitable[Result]]) -> Result:
+        async with self.transaction() as session:
+            return await read(session)
+
+    def _looked(self, look: asyncio.Task[Any]) -> None:
+        self._looks.discard(look)
+        if not look.cancelled():
+            look.exception()  # nobody may be waiting for it, and then it is no news
+
     async def ping(self) -> None:
         """Ask Postgres for a sign of life.
 
         Raises:
             Unavailable: there is none.
         """
-        async with self.transaction() as session:
-            await session.execute(text("SELECT 1"))
+        await self.look(lambda session: session.execute(text("SELECT 1")))
 
     async def aclose(self) -> None:
-        """Close the pool's connections."""
-        await self._engine.dispose()
+        """Close the pool's connections; what does not end in time is left to the end of the process."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_TIMEOUT):
+                await asyncio.gather(*self._looks, return_exceptions=True)
+                await self._engine.dispose()
 
 
 def utcnow() -> datetime:

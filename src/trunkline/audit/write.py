@@ -27,7 +27,7 @@ READ: Final = 8_000
 """Events in hand at once, about 4 MB."""
 BLOCK_MS: Final = 1_000
 FIRST_PAUSE: Final = 0.1
-LONGEST_PAUSE: Final = 5.0
+LONGEST_PAUSE: Final = 2.0
 """Seconds between tries while a store is away, before jitter."""
 PARTITIONS_EVERY: Final = 6 * 3600.0
 """Seconds between looks at whether the coming months have their partitions."""

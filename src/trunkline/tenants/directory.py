@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from trunkline.db import Database
+from trunkline.db import LOOK_TIMEOUT, Database
 from trunkline.errors import Unavailable
 from trunkline.settings import Settings
 from trunkline.tenants import snapshot as snapshots_of
@@ -25,6 +25,8 @@ STALE = 900.0
 """Seconds for which one is served while neither store answers."""
 CONFIRM = 300.0
 """Seconds after which the look goes to Postgres first: so long may a change go unseen that Redis missed."""
+CONFIRM_PATIENCE = 1.0
+"""Seconds that such a look waits for Postgres before it takes what Redis has."""
 UNKNOWN = 5.0
 """Seconds for which a name is known to be nobody's."""
 MOST_TENANTS = 10_000
@@ -187,7 +189,7 @@ class TenantDirectory:
         """Ask both stores in turn until one knows. A missing snapshot alone does not mean a missing tenant."""
         if confirm and self._database is not None:
             try:
-                return await self._from_postgres(slug, self._database)
+                return await self._from_postgres(slug, self._database, CONFIRM_PATIENCE)
             except Unavailable:
                 return await self._from_redis(slug) or self._nowhere()
         try:
@@ -200,7 +202,7 @@ class TenantDirectory:
             return found
         if self._database is None:
             return self._nowhere()
-        return await self._from_postgres(slug, self._database)
+        return await self._from_postgres(slug, self._database, LOOK_TIMEOUT)
 
     def _nowhere(self) -> _Found:
         raise Unavailable("Nothing is known of this tenant while Postgres is away; try again later.", retry_after=2)
@@ -209,13 +211,15 @@ class TenantDirectory:
         stored = await self._snapshots.get(TENANT, slug)
         return None if stored is None else _Found(snapshots_of.decode(stored, self._defaults), confirmed=False)
 
-    async def _from_postgres(self, slug: str, database: Database) -> _Found:
+    async def _from_postgres(self, slug: str, database: Database, patience: float) -> _Found:
         if self._waiting >= MOST_WAITING:
             raise Unavailable("Too many unknown tenants are asked for; try again later.", retry_after=1)
         self._waiting += 1
         try:
-            async with self._postgres, database.transaction() as session:
-                stored = await load_snapshot(session, slug)
+            async with asyncio.timeout(patience), self._postgres:
+                stored = await database.look(lambda session: load_snapshot(session, slug), patience)
+        except TimeoutError as error:
+            raise Unavailable("Postgres does not answer; try again later.", retry_after=2) from error
         finally:
             self._waiting -= 1
         tenant = None if stored is None else snapshots_of.decode(stored, self._defaults)

@@ -147,8 +147,7 @@ class Keyring:
     async def _load(self) -> list[VerificationKey]:
         if self._database is not None:
             try:
-                async with self._database.transaction() as session:
-                    version, keys = await load_verification_keys(session)
+                version, keys = await self._database.look(load_verification_keys)
             except Unavailable:
                 pass
             else:

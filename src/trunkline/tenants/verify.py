@@ -130,6 +130,8 @@ class Verifier:
     async def _refresh_revocations(self) -> None:
         self._announced = {}
         in_redis = await self._from_redis()
+        for key_id, at in (in_redis or {}).items():
+            _add_earlier(self._revoked, key_id, at)  # at once: Postgres may take its time
         stored = await self._from_postgres()
         if in_redis is None and stored is None:
             raise Unavailable("Revoked API keys cannot be loaded; try again later.", retry_after=2)
@@ -150,8 +152,7 @@ class Verifier:
         if self._database is None:
             return None
         try:
-            async with self._database.transaction() as session:
-                return await load_revocations(session)
+            return await self._database.look(load_revocations)
         except Unavailable:
             return None
 

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
 from itertools import islice
 
 import orjson
@@ -62,13 +61,12 @@ class Stores:
         if version >= self.versions.get(name, 0):
             self.redis[name], self.versions[name] = value, version
 
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Stores]:
+    async def look(self, read: Callable[[Stores], Awaitable[bytes | None]], seconds: float) -> bytes | None:
         self.postgres_asked += 1
         await self.postgres_gate.wait()
         if self.postgres_away:
             raise Unavailable("Postgres is away")
-        yield self
+        return await read(self)
 
     def away(self) -> None:
         self.redis_away = self.postgres_away = True
