@@ -55,6 +55,9 @@ class Outcome:
     findings: list[Finding]
     """Those of the scenario and of all oracles."""
     seconds: float
+    """From the first process to the last oracle."""
+    consulting: float
+    """Seconds of these that the oracles took: mostly waiting for everything to come to rest."""
 
     @property
     def failed(self) -> list[Finding]:
@@ -62,7 +65,8 @@ class Outcome:
         return [finding for finding in self.findings if not finding.holds]
 
     def __str__(self) -> str:
-        lines = [f"{self.scenario.name} (seed {self.seed}, {self.seconds:.0f} s): {self.figures.done}"]
+        took = f"{self.seconds:.0f} s, of which {self.consulting:.0f} s until all was at rest"
+        lines = [f"{self.scenario.name} (seed {self.seed}, {took}): {self.figures.done}"]
         lines += [f"    {name}: {count}" for name, count in self.figures.counts.items()]
         lines += [f"    {'ok' if each.holds else 'NO'}  {each.name}: {each.figure}" for each in self.findings]
         return "\n".join(lines)
@@ -106,5 +110,7 @@ async def carry_out(
     began = time.monotonic()
     async with rigged(directory, seed, None if chosen.needs_stores else shared) as rig:
         figures = await chosen.run(rig, size)
+        done = time.monotonic()
         findings = [*figures.findings, *(await oracles.consult(rig) if chosen.deploys else ())]
-    return Outcome(chosen, seed, figures, findings, time.monotonic() - began)
+        ended = time.monotonic()
+    return Outcome(chosen, seed, figures, findings, ended - began, ended - done)

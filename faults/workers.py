@@ -200,7 +200,9 @@ async def stopped(rig: Rig, size: Stop) -> Figures:
     clients = await rig.many_clients(8)
     rig.remember()
     standing = rig.workers[0]
-    held = [await client.send(("once", "repeatable")[n % 2], ms=1_500) for n, client in enumerate(clients * 2)]
+    tools = ["once", "repeatable"] * len(clients)
+    rig.random.shuffle(tools)  # else the order in which workers claim would give each one kind
+    held = [await client.send(tool, ms=1_500) for client, tool in zip(clients * 2, tools, strict=True)]
     await asyncio.gather(*(rig.effects.seen(call.token) for call in held))
     standing.signal(SIGSTOP)
     at = asyncio.get_running_loop().time()
