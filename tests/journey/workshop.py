@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.shared.exceptions import MCPError
-from mcp_types import CallToolResult, TextContent
+from mcp_types import CallToolResult, TextContent, ToolAnnotations
 
 NAME = "Workshop"
 PATH = "tests.journey.workshop:mcp"
@@ -87,6 +87,12 @@ async def wait(gate: str) -> str:
     with gates[gate].counted():
         await gates[gate].opened.wait()
     return "through"
+
+
+@mcp.tool(annotations=ToolAnnotations(idempotent_hint=True))
+async def wait_again(gate: str) -> str:
+    """The same, and no harm in doing it twice."""
+    return await wait(gate)
 
 
 @mcp.tool()

@@ -30,14 +30,15 @@ class Custodian:
     async def run(self) -> None:
         """Look until cancelled; with Redis away, when it is back."""
         while True:
+            await self.look()
             await asyncio.sleep(self._every)
-            with contextlib.suppress(Unavailable):
-                await self._reclaim()
-            for call in await self._calls.sweep_all(self._grace_ms):
-                log.warning("call answered by the sweep", call=call)
-                self._metrics.executed("timeout")
 
-    async def _reclaim(self) -> None:
-        for call, fate in await self._lost.look():
-            log.warning("call of a lost worker", call=call, fate=fate)
-            self._metrics.reclaimed(fate)
+    async def look(self) -> None:
+        """Look once. The first look also tells the lanes how many calls all workers run at once."""
+        with contextlib.suppress(Unavailable):
+            for call, fate in await self._lost.look():
+                log.warning("call of a lost worker", call=call, fate=fate)
+                self._metrics.reclaimed(fate)
+        for call in await self._calls.sweep_all(self._grace_ms):
+            log.warning("call answered by the sweep", call=call)
+            self._metrics.executed("timeout")

@@ -79,6 +79,7 @@ class WorkerProcess:
                 await self._compose(redis, database)
                 await first_beat(redis, self._worker, self._settings.concurrency)
                 pulse.start()
+                await self._custodian.look()
                 await self._work()
         finally:
             pulse.stop()
