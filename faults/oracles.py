@@ -41,7 +41,7 @@ async def consult(rig: Rig) -> list[Finding]:
     await _all_settled(rig)
     await rig.hang_up()
     return [
-        *_books(ledger),
+        *books(ledger),
         _lateness(rig),
         _effects(rig),
         await _audit(rig),
@@ -58,7 +58,8 @@ async def _all_settled(rig: Rig) -> None:
             await asyncio.wait({asyncio.ensure_future(call.done.wait())}, timeout=left)
 
 
-def _books(ledger: Ledger) -> list[Finding]:
+def books(ledger: Ledger) -> list[Finding]:
+    """What the clients' books alone tell."""
     silent = [call for call in ledger.accepted if not call.answers and not call.ended]
     twice = [call for call in ledger.calls if len(call.answers) > 1]
     return [
