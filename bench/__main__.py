@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import orjson
 import uvloop
 
-from bench import TOOL, checks, phases, profile, report, servers
+from bench import TOOL, TOOL_ONCE, checks, phases, profile, report, servers
 from bench.load import WrongAnswerError
 from bench.report import progress
 from bench.servers import Server
@@ -66,7 +66,7 @@ def _options() -> argparse.Namespace:
         default="tuned",
         help="the SDK on uvloop without access log, or as MCPServer.run('sse') starts it",
     )
-    add("--tool", default=TOOL, help="tool to call on Trunkline's side; takes and gives back `text`")
+    add("--tool", default=TOOL, help=f"tool to call on Trunkline's side, such as {TOOL_ONCE}")
     add("--workers", type=int, default=1, help="worker processes of Trunkline")
     add("--rounds", type=int, help="pairs of load and of latency")
     add("--idle-rounds", type=int, help="pairs of fresh servers whose memory is measured")
