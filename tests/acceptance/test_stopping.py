@@ -150,10 +150,10 @@ async def test_a_stopping_pod_answers_at_its_port_until_proxies_have_noticed(
 async def test_while_a_pod_stops_each_post_is_accepted_until_its_port_is_closed(
     settings: Settings, tmp_path: Path
 ) -> None:
-    async with deployed(settings.model_copy(update={"drain_delay": 0.5}), tmp_path) as deployment:
+    async with deployed(settings.model_copy(update={"drain_delay": 2.0}), tmp_path) as deployment:
         leaving, staying, _ = await deployment.start(apis=2, workers=1)
         async with Session(deployment.key, [staying.url], posts=staying.url).opened() as session:
-            accepted = []
+            under_way = asyncio.Barrier(5)
 
             async def post_on() -> None:
                 """One client with connections that it keeps, until nobody is there any more."""
@@ -165,13 +165,14 @@ async def test_while_a_pod_stops_each_post_is_accepted_until_its_port_is_closed(
                             message = {"jsonrpc": "2.0", "method": "notifications/x", "params": {"n": number}}
                             answer = await http.post(url, json=message, headers=headers)
                             assert answer.status_code == 202
-                            accepted.append(number)
+                            if number == 0:
+                                await under_way.wait()
 
             async with asyncio.timeout(30), asyncio.TaskGroup() as group:
                 for _ in range(4):
                     group.create_task(post_on())
+                await under_way.wait()
                 leaving.signal(SIGTERM)
-            assert accepted
             assert await leaving.ended() == 0
 
 
