@@ -33,6 +33,8 @@ class Kills:
     calls: int
     kills: int
     clients: int
+    longest_ms: int
+    """How long a call takes at most; long enough for a new worker to be there before the load is over."""
     most_unknown: float
 
 
@@ -40,8 +42,8 @@ class Kills:
     "worker-kills",
     "calls, half of them repeatable, and `kill -9` of workers",
     '"outcome unknown" at most 1.5 %',
-    small=Kills(calls=300, kills=2, clients=8, most_unknown=0.05),
-    full=Kills(calls=10_000, kills=30, clients=16, most_unknown=0.015),
+    small=Kills(calls=300, kills=2, clients=8, longest_ms=200, most_unknown=0.05),
+    full=Kills(calls=10_000, kills=30, clients=16, longest_ms=600, most_unknown=0.015),
 )
 async def kills(rig: Rig, size: Kills) -> Figures:
     await rig.start(apis=3, workers=3, nginx=True)
@@ -50,7 +52,7 @@ async def kills(rig: Rig, size: Kills) -> Figures:
     killed = 0
 
     def make(number: int) -> tuple[str, dict[str, object]]:
-        return ("repeatable", "once")[number % 2], {"ms": rig.random.randrange(20, 180)}
+        return ("repeatable", "once")[number % 2], {"ms": rig.random.randrange(size.longest_ms)}
 
     calling = asyncio.create_task(share(clients, size.calls, make))
     for number in range(size.kills):
@@ -58,14 +60,18 @@ async def kills(rig: Rig, size: Kills) -> Figures:
         await _until_done(rig, round(size.calls * (number + 0.5) / size.kills))
         victim = rig.random.choice(rig.workers)
         victim.kill()
-        killed += 1
+        killed += not calling.done()
         await rig.restart(victim)
     await calling
     outcomes = rig.ledger.outcomes()
     unknown = outcomes["unknown"] / size.calls
     return Figures(
-        f"{size.calls} calls of {size.clients} clients, {killed} workers killed and started anew",
-        {**outcomes, "slowest": f"{max(call.took for call in rig.ledger.tool_calls):.1f} s"},
+        f"{size.calls} calls of {size.clients} clients, {size.kills} workers killed and started anew",
+        {
+            **outcomes,
+            "killed while calls ran": killed,
+            "slowest": f"{max(call.took for call in rig.ledger.tool_calls):.1f} s",
+        },
         (
             Finding(f"unknown at most {size.most_unknown:.1%}", unknown <= size.most_unknown, f"{unknown:.2%}"),
             _nothing_but(rig.ledger.tool_calls, "result", "unknown"),
