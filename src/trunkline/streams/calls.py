@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -227,10 +227,9 @@ class LaneReader:
                 return calls
         return []
 
-    async def recover(self, known: Container[str]) -> list[Call]:
-        """Calls that were claimed for this worker and never reached it: the connection broke under the reply."""
-        mine = await self._read(range(len(self._streams)), _MOST_RECOVERED, None, after="0")
-        return [call for call in mine if call.id not in known]
+    async def recover(self) -> list[Call]:
+        """What is claimed for this worker, some of which may never have reached it: the connection broke before."""
+        return await self._read(range(len(self._streams)), _MOST_RECOVERED, None, after="0")
 
     async def identify(self) -> None:
         """Learn by which id Redis knows the connection, so that `unblock` can name it."""

@@ -11,6 +11,7 @@ names themselves, from what the lane's keys begin with (docs/decisions/0009-batc
 | `{l<k>}:deadlines` | sorted set | `<tenant>:<session>:<call>` of every unanswered request, by deadline in epoch ms | members leave with the answer |
 | `{l<k>}:slots` | string | how many calls all workers together run at once, as they last counted | a minute |
 | `{l<k>}:parked` | stream | calls set aside because each attempt cost a worker; the newest 1,000 | 30 days after the last |
+| `{l<k>}:surplus` | set | what the keys of the tenants that have a surplus begin with | members leave with the surplus |
 | `{l<k>}:t:<tenant>:surplus` | stream | accepted requests beyond `slots`, waiting for earlier ones of the tenant to end | SESSION_TTL after the last |
 | `{l<k>}:t:<tenant>:s:<sid>` | hash | the session: its owner, what it negotiated, which pod holds its stream, how far its outbox has come; field `p:<call>` for each request not answered yet, `o:<call>` for its attempt once that was started | SESSION_TTL after last use |
 | `{l<k>}:t:<tenant>:s:<sid>:out` | stream | the outbox: `<offset>-<epoch ms>` of what was sent to this client | 1 to 1.25 OUTBOX_TTL after the last message |

@@ -138,7 +138,7 @@ class Consumer:
         try:
             await reader.identify()
             self._reader = reader
-            for call in await reader.recover(self._slots):
+            for call in await reader.recover():
                 self._claimed(call)
             while not self._stopping:
                 free = self._slots.claimable
@@ -159,7 +159,8 @@ class Consumer:
             connection.close()
 
     def _claimed(self, call: Call) -> None:
-        if call.id in self._slots:  # given out anew by a consumer group that was made anew
+        if call.id in self._slots:
+            self._renew(call)
             return
         waited = (self._clock.now_ms() - call.enqueued_ms) / 1000
         self._metrics.claim_total.inc()
@@ -168,6 +169,18 @@ class Consumer:
             stations.log("claim", call=call.id, session=call.session, waited_ms=round(waited * 1000, 1))
         if self._slots.admit(call):
             self._begin(call)
+
+    def _renew(self, call: Call) -> None:
+        """A call that is here already was given out again.
+
+        The connection broke under a claim, the consumer group was made anew, or this worker stood still and was
+        taken for dead: then the call has a newer attempt, and what runs goes on as that.
+        """
+        running = self._running.get(call.id)
+        if running is None:
+            self._slots.renew(call)
+        elif call.attempt > running.call.attempt:
+            running.call = call
 
     def _begin(self, call: Call) -> None:
         self._running[call.id] = Running(call, asyncio.create_task(self._run(call)))
@@ -182,11 +195,11 @@ class Consumer:
             if answer is not None and not running.over:
                 await self._publish(running, answer)
             elif answer is not None:
-                await self._outbox.publish(call, b"", "cancelled")  # acknowledges; nobody waits for an answer
+                await self._outbox.publish(running.call, b"", "cancelled")  # acknowledges; nobody waits for an answer
         except asyncio.CancelledError:
             if not running.over:
                 raise
-            await self._outbox.publish(call, b"", "cancelled")
+            await self._outbox.publish(running.call, b"", "cancelled")
         finally:
             del self._running[call.id]
             self._metrics.running_calls.dec()
@@ -243,15 +256,17 @@ class Consumer:
 
     async def _may_begin(self, running: Running, execution: Execution) -> bool:
         """Record the start where it must be known if this worker dies; False where the call is not ours to begin."""
-        call = running.call
         running.repeatable = execution.repeatable
-        if call.wants_answer and (call.attempt > 1 or not running.repeatable):
-            verdict = await self._attempts.start(call, running.repeatable)
-            if verdict is not Verdict.GO:
-                running.over = True
-                if verdict is Verdict.GONE:
-                    await self._outbox.publish(call, b"", "cancelled")
-                return False
+        verdict, asked = Verdict.GO, None
+        while running.call is not asked:  # it may be given out again while Redis is asked
+            asked = running.call
+            if asked.wants_answer and (asked.attempt > 1 or not running.repeatable):
+                verdict = await self._attempts.start(asked, running.repeatable)
+        if verdict is not Verdict.GO:
+            running.over = True
+            if verdict is Verdict.GONE:
+                await self._outbox.publish(running.call, b"", "cancelled")
+            return False
         running.begun = True
         return True
 

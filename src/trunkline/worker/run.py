@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import secrets
 import signal
 from typing import Any
 
@@ -46,7 +47,9 @@ def work(settings: Settings) -> None:
     configure(settings, "worker")
     catalog = Catalog(gather(settings.servers))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_run(WorkerProcess(settings, default_pod(), catalog)))
+        # A restarted container has the name and process id of the one before, whose calls must not look like ours.
+        worker = f"{default_pod()}-{secrets.token_hex(3)}"
+        runner.run(_run(WorkerProcess(settings, worker, catalog)))
 
 
 async def _run(process: WorkerProcess) -> None:

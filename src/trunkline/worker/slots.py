@@ -59,6 +59,15 @@ class Slots:
             begun.append(following)
         return begun
 
+    def renew(self, call: Call) -> bool:
+        """Take over a newer attempt of a call that waits here; False if it does not wait."""
+        for calls in self._waiting.values():
+            for place, waiting in enumerate(calls):
+                if waiting.id == call.id:
+                    calls[place] = call
+                    return True
+        return False
+
     def withdraw(self, call_id: str) -> Call | None:
         """Take a call from those that wait; None if it does not."""
         for tenant, calls in self._waiting.items():

@@ -212,3 +212,17 @@ async def test_another_tenant_of_the_lane_does_not_wait_behind_a_surplus(wire: W
         await wire.accept(request_id=str(number).encode())
     lane = wire.redis.keys.calls(wire.redis.keys.lane_of(wire.owner.tenant))
     assert await wire.redis.command("XLEN", lane) == 2
+
+
+async def test_a_surplus_moves_when_there_are_more_slots(wire: Wire) -> None:
+    await slots(wire, 1)
+    for number in range(4):
+        await wire.accept(request_id=str(number).encode())
+    assert len(await wire.claim()) == 1
+    await slots(wire, 3)
+    await wire.calls.sweep(wire.redis.keys.lane_of(wire.owner.tenant), 0)
+    assert len(await wire.claim()) == 2
+    await slots(wire, 9)
+    await wire.calls.sweep(wire.redis.keys.lane_of(wire.owner.tenant), 0)
+    assert len(await wire.claim()) == 1
+    assert await wire.redis.command("SCARD", f"{wire.redis.keys.tenant(wire.owner.tenant).lane}surplus") == 0

@@ -62,6 +62,16 @@ def test_a_waiting_call_can_be_withdrawn_and_all_of_them_emptied() -> None:
     assert slots.release(call("a")) == []
 
 
+def test_a_waiting_call_that_is_given_out_again_is_run_as_its_newest_attempt() -> None:
+    slots = Slots(1)
+    slots.admit(call("a"))
+    slots.admit(call("b", 1))
+    newer = call("b", 1)._replace(entry=b"2-1", attempt=2)
+    assert slots.renew(newer)
+    assert not slots.renew(call("a"))
+    assert slots.release(call("a")) == [newer]
+
+
 @given(st.integers(1, 9), st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=80))
 def test_slots_are_never_overfilled_and_never_idle_while_someone_may_use_them(
     concurrency: int, steps: list[tuple[str, bool]]

@@ -6,7 +6,7 @@
 -- may arrive twice.)
 -- The first write is one that a full Redis refuses, so a refusal leaves nothing half done.
 -- A tenant has at most as many requests in its lane and running as all workers have slots; what it sends beyond waits in
--- its surplus (see forget), so that other tenants of the lane need not wait behind it.
+-- its surplus (see refill), so that other tenants of the lane need not wait behind it.
 -- The pods that hold the streams are told what was accepted: "\n" and session, call and JSON-RPC id, a line each.
 -- KEYS: 1 deadlines, 2 calls, 3 audit. The names of a tenant's keys are built here from what the lane's begin with:
 -- all are on the lane's shard, and sending them would double what a message costs.
@@ -66,6 +66,7 @@ local function accept(principal, call, id, body, seed, tenant, sid, most, interv
     if waits then
       entry = 's' .. entry
       redis.call('PEXPIRE', stream, ARGV[2])
+      redis.call('SADD', ARGV[5] .. 'surplus', base)
     end
     local pod = string.match(state[5], ' (.*)')
     told[pod] = (told[pod] or '') .. '\n' .. sid .. '\n' .. call .. '\n' .. id

@@ -23,17 +23,15 @@ local function withdraw(calls, base, entry)
   end
 end
 
--- forget: requests of a tenant that were finished leave the deadlines and its number in flight; as many of its surplus
--- as then have room move to the lane.
--- Guarantee: whenever a tenant has fewer calls in its lane and running than the workers have slots, it has no surplus.
-local function forget(deadlines, members, lane, base)
-  redis.call('ZREM', deadlines, unpack(members))
-  local left = redis.call('HINCRBY', base .. 'usage', 'inflight', -#members)
-  if left < 0 then redis.call('HDEL', base .. 'usage', 'inflight') end
+-- refill: as much of a tenant's surplus as has room there moves to its lane.
+-- Guarantee: when this has run, a tenant has no surplus while it has fewer calls in its lane and running than the workers
+-- have slots.
+local function refill(lane, base, inflight)
   local surplus = base .. 'surplus'
   local waiting = redis.call('XLEN', surplus)
   if waiting == 0 then return end
-  local room = tonumber(redis.call('GET', lane .. 'slots') or waiting + left) - (left - waiting)
+  local room = tonumber(redis.call('GET', lane .. 'slots') or inflight) - (inflight - waiting)
+  if room >= waiting then redis.call('SREM', lane .. 'surplus', base) end
   if room <= 0 then return end
   for _, entry in ipairs(redis.call('XRANGE', surplus, '-', '+', 'COUNT', room)) do
     local call, sid = string.match(entry[2][2], '^.-\n(.-)\n.-\n(.-)\n')
@@ -45,4 +43,13 @@ local function forget(deadlines, members, lane, base)
     end
     redis.call('XDEL', surplus, entry[1])
   end
+end
+
+-- forget: requests of a tenant that were finished leave the deadlines and its number in flight, and make room for its
+-- surplus.
+local function forget(deadlines, members, lane, base)
+  redis.call('ZREM', deadlines, unpack(members))
+  local left = redis.call('HINCRBY', base .. 'usage', 'inflight', -#members)
+  if left < 0 then redis.call('HDEL', base .. 'usage', 'inflight') end
+  refill(lane, base, left)
 end

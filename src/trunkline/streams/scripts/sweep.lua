@@ -3,7 +3,8 @@
 --@include finish
 -- sweep: answer the calls whose deadline has passed, whatever became of their worker.
 -- Guarantee: every member of `deadlines` leaves it, with an error as the answer if the call was still pending; an entry
--- of the lane that its worker has left unacknowledged beyond any deadline leaves the lane.
+-- of the lane that its worker has left unacknowledged beyond any deadline leaves the lane; and where there is room for a
+-- tenant's surplus, it has moved.
 -- KEYS: 1 deadlines, 2 calls, 3 audit
 -- ARGV: 1 grace in ms, 2 most calls, 3 what the lane's keys begin with, 4 the error as JSON, 5 channels' beginning,
 --       6 outbox messages, 7 outbox bytes, 8 outbox lifetime in ms, 9 ms beyond any deadline, 10 repeated
@@ -31,5 +32,9 @@ local left_behind = redis.pcall('XPENDING', KEYS[2], 'workers', 'IDLE', ARGV[9],
 for _, left in ipairs(left_behind) do
   redis.call('XACK', KEYS[2], 'workers', left[1])
   redis.call('XDEL', KEYS[2], left[1])
+end
+-- There may be more slots than when a tenant's surplus was put aside.
+for _, base in ipairs(redis.call('SMEMBERS', ARGV[3] .. 'surplus')) do
+  refill(ARGV[3], base, tonumber(redis.call('HGET', base .. 'usage', 'inflight') or 0))
 end
 return swept
