@@ -12,8 +12,10 @@ import logging
 import pkgutil
 import secrets
 import shlex
+import shutil
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 
 import faults
@@ -39,29 +41,38 @@ def main() -> int:
     seed = secrets.randbits(32) if options.seed is None else options.seed
     print(f"seed {seed}", flush=True)
     outcomes: list[Outcome] = []
-    refused = 0
+    not_done: dict[str, str] = {}
     for name in options.names or registered:
         try:
             outcomes.append(_carry_out(name, seed, full=options.full))
             print(outcomes[-1], flush=True)
         except (ScenarioError, TrunklineError) as error:
-            refused += 1
-            print(f"{name} (seed {seed}) could not be carried out: {error}", flush=True)
+            not_done[name] = str(error)
+        except Exception as error:  # noqa: BLE001 - one that breaks down must not take the others with it
+            traceback.print_exc()
+            not_done[name] = repr(error)
+        if name in not_done:
+            print(f"{name} (seed {seed}) could not be carried out: {not_done[name]}", flush=True)
     if options.markdown:
         command = shlex.join(["scripts/faults", *sys.argv[1:]])
-        options.markdown.write_text(f"{report.headline(command)} Seed {seed}.\n\n{report.table(outcomes)}\n")
+        lines = [f"{report.headline(command)} Seed {seed}.", "", report.table(outcomes)]
+        lines += [f"\nNot carried out: {name}: {why}" for name, why in not_done.items()]
+        options.markdown.write_text("\n".join(lines) + "\n")
     failed = [each for each in outcomes if each.failed]
-    print(f"\n{len(outcomes) - len(failed)} hold, {len(failed)} broken, {refused} not carried out.")
-    return 1 if failed or refused else 0
+    print(f"\n{len(outcomes) - len(failed)} hold, {len(failed)} broken, {len(not_done)} not carried out.")
+    return 1 if failed or not_done else 0
 
 
 def _carry_out(name: str, seed: int, *, full: bool) -> Outcome:
     chosen = registered[name]
     directory = Path(tempfile.mkdtemp(prefix=f"tl-{name}-"))
     directory.chmod(0o711)
-    print(f"{name}: logs are in {directory}", file=sys.stderr, flush=True)
+    print(f"{name}: logs are in {directory}, until it has held", file=sys.stderr, flush=True)
     size = chosen.full if full else chosen.small
-    return asyncio.run(carry_out(chosen, size, seed, directory))
+    outcome = asyncio.run(carry_out(chosen, size, seed, directory))
+    if not outcome.failed:
+        shutil.rmtree(directory)
+    return outcome
 
 
 def load_scenarios() -> None:

@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import orjson
 
 from faults.ledger import Answer, Call, Ledger, Resume
+from faults.pods import ScenarioError
 from faults.wire import Event, EventStream, Head, NoResponse, NotSent, Pool
 
 LATE = 15.0
@@ -144,10 +145,13 @@ class Client:
                     await call.done.wait()
 
     async def request(self, method: str, params: Mapping[str, Any], token: str = "") -> Call:
-        """Send any request in the session that is open or about to be."""
+        """Send any request in the session that is open or about to be.
+
+        Raises:
+            ScenarioError: there was none for two minutes.
+        """
         if method != "initialize":
-            async with asyncio.timeout(_PATIENCE):
-                await self.ready.wait()
+            await self._until_ready()
         number, self._number = self._number, self._number + 1
         call = Call(
             number, token, method, str(params.get("name", "")), self._account.slug, self.session, time.monotonic()
@@ -157,6 +161,13 @@ class Client:
         message = {"jsonrpc": "2.0", "id": number, "method": method, "params": params}
         await self._post(call, orjson.dumps(message))
         return call
+
+    async def _until_ready(self) -> None:
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                await self.ready.wait()
+        except TimeoutError as error:
+            raise ScenarioError("A client had no session for two minutes.") from error
 
     async def notify(self, method: str, params: Mapping[str, Any] | None = None) -> bool:
         """Send a notification; whether it was accepted."""
@@ -228,7 +239,11 @@ class Client:
     async def _keep(self) -> None:
         lost_at: float | None = None
         while True:
-            self._stream, tries = await self._connect()
+            found = await self._connect()
+            if found is None:
+                self.ledger.surprises.append("no stream could be had for two minutes")
+                return
+            self._stream, tries = found
             if lost_at is not None and self._last_id:
                 self.ledger.resumes.append(Resume(time.monotonic() - lost_at, tries))
             await self._watch(self._stream)
@@ -249,7 +264,8 @@ class Client:
                 stream.close()
                 await stream.over
 
-    async def _connect(self) -> tuple[EventStream, int]:
+    async def _connect(self) -> tuple[EventStream, int] | None:
+        """The stream, and how many tries it took; None where none is to be had."""
         give_up, tries = time.monotonic() + _PATIENCE, 0
         while time.monotonic() < give_up:
             tries += 1
@@ -273,7 +289,7 @@ class Client:
             else:
                 self.ledger.surprises.append(f"GET was answered {head.status}")
                 await asyncio.sleep(1)
-        raise ConnectionError("no stream could be had for two minutes")
+        return None
 
     def _get_head(self, url: str) -> bytes:
         resume = f"last-event-id: {self._last_id}\r\n" if self._last_id else ""
@@ -359,33 +375,3 @@ class Client:
     def _end_call(self, call: Call, reason: str = "404") -> None:
         call.ended = reason
         call.done.set()
-
-
-async def share(
-    clients: Sequence[Client],
-    calls: int,
-    make: Callable[[int], tuple[str, dict[str, object]]],
-    *,
-    each: int = 1,
-) -> list[Call]:
-    """Have `clients` make so many calls between them, each `each` at a time; returns when all are settled.
-
-    Args:
-        clients: Who calls.
-        calls: How many in all.
-        make: The tool and its arguments of the n-th.
-        each: Calls that one client has under way at once.
-    """
-    numbers = iter(range(calls))
-    made: list[Call] = []
-
-    async def work(client: Client) -> None:
-        for number in numbers:
-            tool, arguments = make(number)
-            made.append(await client.call(tool, **arguments))
-
-    async with asyncio.TaskGroup() as group:
-        for client in clients:
-            for _ in range(each):
-                group.create_task(work(client))
-    return made

@@ -12,6 +12,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -110,13 +111,19 @@ async def running(directory: Path) -> AsyncIterator[Effects]:
     try:
         yield Effects(f"127.0.0.1:{port}", file)
     finally:
-        process.kill()
-        process.wait()
+        assert process.stdin is not None
+        process.stdin.close()
+        process.wait(_PATIENCE)
 
 
 def _start(listener: socket.socket, file: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "faults.effects", str(listener.fileno()), str(file)]
-    return subprocess.Popen(command, cwd=ROOT, pass_fds=(listener.fileno(),))
+    return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, pass_fds=(listener.fileno(),))
+
+
+def _end_with_parent() -> None:
+    sys.stdin.read()  # nothing comes; it ends when whoever started us does
+    os._exit(0)
 
 
 class Reporter:
@@ -162,5 +169,6 @@ def _line(token: str, phase: str) -> bytes:
 
 
 if __name__ == "__main__":
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     with Path(sys.argv[2]).open("a") as kept:
         asyncio.run(_serve(socket.socket(fileno=int(sys.argv[1])), kept))

@@ -9,10 +9,11 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from signal import SIGCONT, SIGSTOP
 
-from faults.client import Client, share
+from faults.client import Client
 from faults.deployment import Rig
 from faults.effects import BEGUN, EFFECT
 from faults.ledger import Call
+from faults.load import share
 from faults.nursery import Nursery, nursery
 from faults.oracles import Finding, parked
 from faults.pods import ScenarioError, until
