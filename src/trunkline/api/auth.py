@@ -129,7 +129,7 @@ class Authenticator:
         Raises:
             Unauthorized: with one sentence that says so.
         """
-        if principal.expires_at <= time.time() or self._verifier.is_revoked(principal.key_id):
+        if principal.expires_at <= self._verifier.now() or self._verifier.is_revoked(principal.key_id):
             raise Unauthorized("This API key has expired or was revoked; issue a new one.")
 
     async def _authenticate(self, token: str, slug: str) -> Principal:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
@@ -65,6 +64,7 @@ class Forwarder:
         self._control = redis.keys.control.encode()
         self._filling = asyncio.Semaphore(_MOST_FILLS)
         self._clock = asyncio.get_running_loop().time
+        self._redis_clock = redis.clock
         self._tasks: set[asyncio.Task[None]] = set()
         channels = [redis.keys.control, *(redis.keys.pods(lane) + pod for lane in range(redis.keys.lanes))]
         self.subscriber = Subscriber(redis, channels, self._received, self._subscribed)
@@ -187,7 +187,7 @@ class Forwarder:
     async def _keep_alive(self) -> None:
         while True:
             await asyncio.sleep(1.0)
-            now, today = self._clock(), time.time()
+            now, today = self._clock(), self._redis_clock.now()
             quiet_since = now - self._settings.keepalive_interval + 1.0
             for stream in self._connections:
                 if stream.expires_at <= today:

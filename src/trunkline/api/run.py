@@ -8,7 +8,6 @@ import gc
 import math
 import signal
 import socket
-import time
 from collections.abc import Coroutine
 from typing import Any
 
@@ -122,12 +121,13 @@ class ApiProcess:
 
     async def _compose(self, redis: Redis, database: Database) -> None:
         settings = self._settings
+        self._redis = redis
         self._metrics = Metrics("api", __version__)
         self._connections = Connections()
         snapshots = Snapshots(redis)
         self._directory = TenantDirectory(database, snapshots, settings)
         self._keyring = Keyring(snapshots, database)
-        self._verifier = Verifier(settings, self._keyring, Revocations(redis), database)
+        self._verifier = Verifier(settings, self._keyring, Revocations(redis), database, redis.clock.now)
         self._custodian = Custodian(redis, self._metrics, every=_LOOK_EVERY, grace_ms=_SWEEP_GRACE_MS)
         sessions = Sessions(redis, self._pod)
         authenticator = Authenticator(self._directory, self._verifier, settings)
@@ -218,7 +218,8 @@ class ApiProcess:
         match event:
             case KeyRevoked(key_id, at):
                 self._verifier.revoke(key_id, at)
-                asyncio.get_running_loop().call_later(max(at - time.time(), 0), self._end_streams_of_key, key_id)
+                left = max(at - self._verifier.now(), 0)
+                asyncio.get_running_loop().call_later(left, self._end_streams_of_key, key_id)
             case TenantChanged(slug):
                 self._directory.forget(slug)
                 self._in_background(self._end_streams_of_tenant(slug))
@@ -249,9 +250,7 @@ class ApiProcess:
     async def _refresh(self) -> None:
         """Learn what may have been missed while this pod could not listen."""
         self._directory.forget_all()
-        with contextlib.suppress(Unavailable):  # what was known stays
-            await self._verifier.refresh()
-        self._end_streams_of_revoked_keys()
+        await self._freshen()
         self.ready.set()
 
     async def _drop_slow_clients(self) -> None:
@@ -269,9 +268,14 @@ class ApiProcess:
     async def _keep_fresh(self) -> None:
         while True:
             await asyncio.sleep(_REFRESH_EVERY)
-            with contextlib.suppress(Unavailable):  # what was known stays
-                await self._verifier.refresh()
-            self._end_streams_of_revoked_keys()
+            await self._freshen()
+
+    async def _freshen(self) -> None:
+        with contextlib.suppress(Unavailable):
+            await self._redis.clock.read(self._redis)
+        with contextlib.suppress(Unavailable):  # what was known stays
+            await self._verifier.refresh()
+        self._end_streams_of_revoked_keys()
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

@@ -248,7 +248,7 @@ class SseTransport:
             return b""
         return seed(
             call=call,
-            at=time.time_ns() // 1_000_000,
+            at=int(self._redis.clock.now_ms()),
             tenant=identity.tenant.id,
             actor=identity.principal.key_id,
             session=session,

@@ -18,6 +18,7 @@ from typing import Self
 
 from trunkline.errors import Unavailable
 from trunkline.settings import Settings
+from trunkline.streams.clock import RedisClock
 from trunkline.streams.connection import Argument, Connection, ConnectionLost, RedisRefusal, Reply
 from trunkline.streams.keys import Keys
 
@@ -56,6 +57,8 @@ class Redis:
         self.settings = settings
         self.keys = Keys(settings)
         self.process = process
+        self.clock = RedisClock()
+        """What time it is, for whatever pods must agree on; read it now and then."""
         self._connection: Connection | None = None
         self._dialing: asyncio.Task[Connection] | None = None
         self._closed = False
