@@ -127,7 +127,7 @@ async def steps(rig: Rig, size: Steps) -> Figures:
     ]
     return Figures(
         f"{size.deaths} workers killed at each of {len(right)} steps",
-        {f"{tool}, {step}": count for (tool, step), count in right.items()},
+        {f"{tool}, {step}": right[tool, step] for tool, expected in EXPECTED.items() for step in expected},
         (
             Finding(
                 "the outcome expected of each step", not wrong, str(dict(wrong)) if wrong else f"{right.total()}"
