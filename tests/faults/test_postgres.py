@@ -12,7 +12,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import asyncpg
 import httpx2
 import pytest
+from faults import postgres as scenarios
 from faults.proxy import Proxy
+from tests.faults.conftest import Small
 from tests.faults.outages import HEALING, at_port, platform_on, proxied, until
 from tests.journey.conftest import Platform
 from tests.sse import Stream, connect, text_of
@@ -174,3 +176,7 @@ async def test_a_name_that_nobody_knows_is_refused_in_time_by_a_postgres_that_an
                 pass
     assert refused.value.args[0] == 503
     proxy.heal()
+
+
+async def test_no_call_fails_while_postgres_is_away_and_all_are_audited_afterwards(small: Small) -> None:
+    await small(scenarios.postgres_away)

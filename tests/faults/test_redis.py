@@ -15,7 +15,9 @@ from typing import Any
 
 import httpx2
 import pytest
+from faults import redis as scenarios
 from faults.proxy import Proxy
+from tests.faults.conftest import Small
 from tests.faults.outages import HEALING, Server, at_port, is_clear_refusal, own_server, platform_on, proxied, until
 from tests.journey.conftest import Platform
 from tests.journey.workshop import Gate, gates
@@ -270,3 +272,7 @@ async def test_a_destroyed_group_is_made_anew_and_nothing_that_had_begun_begins_
         assert await books.answered(*begun) == ["through"] * 6
     await nothing_unfinished(platform)
     assert gate.entered == 6
+
+
+async def test_redis_killed_again_and_again_loses_no_call_and_doubles_none(small: Small) -> None:
+    await small(scenarios.redis_killed)
