@@ -80,6 +80,7 @@ class Posts:
         sent = {"content-type": "application/json", "content-length": str(len(body)), **headers}
         async with self._lock, asyncio.timeout(PATIENCE):
             if self._writer is None or self._reader is None or self._writer.is_closing() or self._reader.at_eof():
+                self.close()
                 self._reader, self._writer = await asyncio.open_connection(self._host, self._port)
             try:
                 self._writer.write(head("POST", target, f"{self._host}:{self._port}", sent) + body)
@@ -161,6 +162,7 @@ class Listener:
                     kind = fields.get(b"event", b"message").decode()
                     yield Event(kind, fields.get(b"id", b"").decode(), fields.get(b"data", b""))
                     fields, self.farewell = {}, ""
+        self.close()
 
     async def _chunks(self) -> AsyncIterator[bytes]:
         """The parts of the body (RFC 9112, section 7.1)."""
