@@ -23,7 +23,7 @@ from trunkline.errors import (
     Unavailable,
 )
 from trunkline.streams.batch import Batch
-from trunkline.streams.client import Redis
+from trunkline.streams.client import PATIENCE, Redis
 from trunkline.streams.connection import Argument, Connection, RedisRefusal, Reply
 from trunkline.streams.keys import CALLS_GROUP
 from trunkline.streams.sessions import Owner
@@ -100,12 +100,15 @@ class Calls:
         lane = self._redis.keys.tenant(owner.tenant).number
         refused = await self._accepting.add(lane, (owner, message, bounds))
         if refused:
+            if refused[0] == b"late":  # or Redis' clock was set, and we must learn that
+                await self._redis.clock.read(self._redis)
             raise _refusal(refused[0], refused[1])
 
     async def _accept(self, lane: int, acceptances: Sequence[_Acceptance]) -> Sequence[Any]:
         keys = self._redis.keys
         names = [keys.deadlines(lane), keys.calls(lane), keys.audit(lane)]
-        args: list[Argument] = [*self._fixed, keys.lane(lane)]
+        until = int(self._redis.clock.now_ms() + PATIENCE * 1000)
+        args: list[Argument] = [*self._fixed, keys.lane(lane), until]
         for owner, message, bounds in acceptances:
             args += (
                 owner.principal, message.call, message.request_id, message.body, message.seed,
@@ -294,5 +297,7 @@ def _refusal(reason: bytes, retry_ms: int) -> TrunklineError:
             return TooManyCalls(retry_after=seconds)
         case b"lane":
             return LaneFull(retry_after=seconds)
+        case b"late":
+            return Unavailable("Redis takes too long; try again shortly.", retry_after=seconds)
         case _:
             return AuditBacklogFull(retry_after=seconds)

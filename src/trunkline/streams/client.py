@@ -68,6 +68,7 @@ class Redis:
         """Connect as `process` ("api", "worker", "cli"), waiting up to `patience` seconds for Redis."""
         redis = cls(settings, process)
         await redis.command("PING", patience=patience)
+        await redis.clock.read(redis)
         return redis
 
     async def aclose(self) -> None:

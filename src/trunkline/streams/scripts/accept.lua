@@ -4,16 +4,17 @@
 -- Guarantee: of each message all of it or nothing; an accepted request is in `deadlines` until it is answered.
 -- Repeated, a request is accepted once: it is still pending, or its answer is in the outbox. (A repeated notification
 -- may arrive twice.)
--- The first write is one that a full Redis refuses, so a refusal leaves nothing half done.
+-- The first write is one that a full Redis refuses, so a refusal leaves nothing half done. What comes so late that the
+-- pod has refused it meanwhile, because Redis hung or the network held it, is not accepted.
 -- A tenant has at most as many requests in its lane and running as all workers have slots; what it sends beyond waits in
 -- its surplus (see refill), so that other tenants of the lane need not wait behind it.
 -- The pods that hold the streams are told what was accepted: "\n" and session, call and JSON-RPC id, a line each.
 -- KEYS: 1 deadlines, 2 calls, 3 audit. The names of a tenant's keys are built here from what the lane's begin with:
 -- all are on the lane's shard, and sending them would double what a message costs.
 -- ARGV: 1 time for a call in ms, 2 session lifetime in ms, 3 longest lane, 4 longest audit backlog, 5 what the lane's
---       keys begin with; for each message: principal, call, JSON-RPC id as JSON ('' for a notification), body, audit seed, tenant, session id,
+--       keys begin with, 6 epoch ms until which the pod waits; for each message: principal, call, JSON-RPC id as JSON ('' for a notification), body, audit seed, tenant, session id,
 --       most in flight, us between messages at the limit, us of burst; last: repeated
--- Returns for each message 0, or {reason, ms after which to try again}: gone, lane, audit, inflight, rate.
+-- Returns for each message 0, or {reason, ms after which to try again}: gone, lane, audit, inflight, rate, late.
 local time = redis.call('TIME')
 local us = time[1] * 1000000 + time[2]
 local now = math.floor(us / 1000)
@@ -80,8 +81,9 @@ local function accept(principal, call, id, body, seed, tenant, sid, most, interv
   return 0
 end
 
-for a = 6, #ARGV - 1, 10 do
-  table.insert(answers, accept(unpack(ARGV, a, a + 9)))
+local late = now > tonumber(ARGV[6])
+for a = 7, #ARGV - 1, 10 do
+  table.insert(answers, late and {'late', 1000} or accept(unpack(ARGV, a, a + 9)))
 end
 if #due_at > 0 then redis.call('ZADD', KEYS[1], unpack(due_at)) end
 for pod, accepted_calls in pairs(told) do redis.call('PUBLISH', ARGV[5] .. 'pod:' .. pod, accepted_calls) end
