@@ -22,7 +22,7 @@ _PAUSE = 0.01
 """Seconds between an answer and the next call of a client."""
 _SETTLING = 0.5
 """Seconds at the beginning of a window that are not looked at."""
-_ANSWERED_MEANWHILE = 5
+_ANSWERED_MEANWHILE = 12
 """Calls of each neighbour that must be answered while the flood still waits, even in the small size."""
 
 

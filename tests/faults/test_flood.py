@@ -9,7 +9,7 @@ from tests.faults.conftest import Small
 
 
 def test_a_neighbour_who_waits_too_long_is_noticed() -> None:
-    neighbour = Neighbour("x", (), Ledger(), {"quiet": [0.01] * 100, "flood": [0.01] * 98 + [0.021] * 2}, 5)
+    neighbour = Neighbour("x", (), Ledger(), {"quiet": [0.01] * 100, "flood": [0.01] * 98 + [0.021] * 2}, 12)
     assert neighbour.ratio == pytest.approx(2.1)
     assert [finding.holds for finding in neighbour.findings(timed=True)] == [True, True, True, False]
 
