@@ -16,7 +16,6 @@ from trunkline.metrics import Metrics
 from trunkline.streams.attempts import Attempts, Verdict
 from trunkline.streams.calls import Calls, LaneReader
 from trunkline.streams.client import Redis
-from trunkline.streams.clock import RedisClock
 from trunkline.streams.connection import ConnectionLost, RedisRefusal
 from trunkline.streams.outbox import Outbox
 from trunkline.tenants.directory import TenantDirectory
@@ -69,7 +68,7 @@ class Consumer:
         self._calls = Calls(redis)
         self._attempts = Attempts(redis, worker)
         self._outbox = Outbox(redis, worker)
-        self._clock = RedisClock()
+        self._clock = redis.clock
         self._slots = Slots(self._settings.concurrency)
         self._running: dict[str, Running] = {}
         self._suspects = asyncio.Lock()
