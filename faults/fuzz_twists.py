@@ -157,7 +157,7 @@ def path(draw: st.DrawFn, case: Case) -> None:
         (base + "#fragment", (400, 404, case.success)),
     )
     case.path = value.encode("latin-1")
-    if right:
+    if right and value != base:
         exact = value.startswith("/") and right == (404,)
         case.wrong(Stage.ROUTE if exact else Stage.HTTP, *right, *(() if exact else (CLOSED,)))
         case.broken |= not exact
