@@ -20,10 +20,6 @@ from faults.pods import ScenarioError, until
 from faults.scenarios import Figures, scenario
 from faults.steps import EXPECTED, Expected, Step
 
-_NOTICED = 5.0
-"""Seconds within which the death of a worker is noticed."""
-
-
 # Killed at any moment.
 
 
@@ -356,7 +352,7 @@ async def left(rig: Rig, size: Leave) -> Figures:
         (
             _nothing_but(by_tool["leave_repeatable"], "parked"),
             _nothing_but(by_tool["leave"], "unknown"),
-            Finding("three attempts, one attempt", _attempts(by_tool, begun), str(dict(Counter(begun.values())))),
+            Finding("at most three attempts, at most one", _attempts(by_tool, begun), "see begun"),
             Finding("set aside", aside == size.calls, f"{aside}"),
             _nothing_but(made, "result"),
         ),
@@ -367,8 +363,8 @@ LEAVING = ("leave_repeatable", "leave")
 
 
 def _attempts(by_tool: dict[str, list[Call]], begun: Counter[str]) -> bool:
-    wanted = {"leave_repeatable": 3, "leave": 1}
-    return all(begun[call.token] == wanted[tool] for tool, calls in by_tool.items() for call in calls)
+    most = {"leave_repeatable": 3, "leave": 1}  # fewer begin where another call ended the worker first
+    return all(begun[call.token] <= most[tool] for tool, calls in by_tool.items() for call in calls)
 
 
 @contextlib.asynccontextmanager
