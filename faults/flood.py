@@ -129,7 +129,7 @@ class Flood:
     "one tenant floods with slow calls at ten times the capacity of all workers",
     "others' p99 for `echo` at most twice the quiet one, no refusals for them",
     small=Size(workers=2, concurrency=4, seconds=0.25, rounds=1, window=1.5, timed=False),
-    full=Size(workers=3, concurrency=16, seconds=1.0, rounds=6, window=20.0, timed=True),
+    full=Size(workers=3, concurrency=64, seconds=1.0, rounds=6, window=20.0, timed=True),
 )
 async def flood(rig: Rig, size: Size) -> Figures:
     """Look at two neighbours, one in the flooding tenant's lane and one not, in turns with and without flood."""

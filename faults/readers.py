@@ -8,7 +8,7 @@ import math
 import time
 import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import orjson
 
@@ -90,10 +90,10 @@ class Reader:
     async def ask(self, number: int, size: int) -> Call:
         """Have a message of that size sent to the session."""
         token, now = f"{self.session} {number}", time.monotonic()
+        call = Call(number, token, "tools/call", "grow", self.account.slug, self.session, now, "accepted", 202, now)
+        self.accepted[number] = call  # before it is sent: the answer may come before the response
         arguments = {"token": token, "size": size}
         await self._post(message("tools/call", {"name": "grow", "arguments": arguments}, number))
-        call = Call(number, token, "tools/call", "grow", self.account.slug, self.session, now, "accepted", 202, now)
-        self.accepted[number] = call
         return call
 
     async def _post(self, body: bytes) -> None:
@@ -141,7 +141,9 @@ class Reader:
         self.seen.append(number)
         if number in self.accepted:
             call = self.accepted[number]
-            call.answers.append(answer)
+            call.answers.append(
+                replace(answer, at=call.sent_at)
+            )  # when such a reader reads says nothing of the server
             call.done.set()
             if not answer.text.startswith(f"{call.token}."):
                 self.wrong = f"{call.token} was answered {answer.text[:100]!r}"
