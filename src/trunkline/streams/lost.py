@@ -23,6 +23,8 @@ _MOST_PARKED = 1_000
 _PARKED_FOR_MS = 30 * 24 * 3600 * 1000
 _SLOTS_FOR_MS = 60_000
 _RECOUNT_EVERY = 20.0
+_ANSWERS_WITHIN = 0.5
+"""Seconds that a look takes at most; one that took longer has waited for a Redis that was away or slow."""
 
 UNKNOWN = orjson.dumps(
     {
@@ -100,9 +102,12 @@ class LostWorkers:
         Raises:
             Unavailable: Redis is away.
         """
+        began = time.monotonic()
         signs = await signs_of_life(self._redis)
         claimants = await asyncio.gather(*(self._claimants(lane) for lane in range(self._redis.keys.lanes)))
         now = time.monotonic()
+        if now - began > _ANSWERS_WITHIN:  # Redis was away, and workers could give it no sign
+            self._vigil.forget()
         known = {worker for workers in claimants for worker in workers}
         dead = self._vigil.dead({worker: sign for worker, (sign, _) in signs.items()}, known, now)
         await self._tell_slots(sum(slots for worker, (_, slots) in signs.items() if worker not in dead), now)

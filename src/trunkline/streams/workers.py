@@ -15,6 +15,8 @@ from trunkline.streams.keys import Keys
 LIFETIME_MS = 3_000
 """How long a sign of life holds."""
 _BEAT_EVERY = 1.0
+_TRY_EVERY = 0.2
+"""Seconds between beats while Redis is away: once it is back, it must know soon who lives."""
 
 
 async def count_workers(redis: Redis) -> int:
@@ -59,6 +61,10 @@ class Vigil:
         """Of each worker the last sign and when it was first seen, by this process' monotonic clock."""
         self._looked = float("-inf")
 
+    def forget(self) -> None:
+        """What was seen so far says nothing: Redis did not answer meanwhile."""
+        self._seen.clear()
+
     def dead(self, signs: Mapping[str, float], workers: Iterable[str], now: float) -> set[str]:
         """Who is dead.
 
@@ -94,12 +100,13 @@ class Pulse(threading.Thread):
         client = redis_sync.Redis.from_url(self._settings.redis_url, socket_timeout=2, socket_connect_timeout=2)
         try:
             while not self._stopped.is_set():
-                started = time.monotonic()
+                started, every = time.monotonic(), _BEAT_EVERY
                 try:
                     client.eval(source("beat"), 1, self._key, self._member, LIFETIME_MS, 0)
                 except redis_sync.RedisError:
                     client.close()
-                self._stopped.wait(max(_BEAT_EVERY - (time.monotonic() - started), 0.1))
+                    every = _TRY_EVERY
+                self._stopped.wait(max(every - (time.monotonic() - started), 0.1))
             client.zrem(self._key, self._member)
         except redis_sync.RedisError:
             return  # it expires by itself
