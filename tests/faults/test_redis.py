@@ -87,6 +87,9 @@ class Books:
     def __init__(self, stream: Stream) -> None:
         self.answers: Counter[int] = Counter()
         self.texts: dict[int, str] = {}
+        self.errors: dict[int, Any] = {}
+        self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        """Why the stream has ended."""
         self._stream = stream
         self._ids = itertools.count(1000)
         self._arrived = asyncio.Condition()
@@ -117,10 +120,15 @@ class Books:
     async def _read(self) -> None:
         while True:
             try:
-                message = (await self._stream.event()).message
+                event = await self._stream.event()
             except TimeoutError:
                 continue  # nothing was said for a while, which is no fault
+            if event.kind == "end":
+                self.ended.set_result(event.data)
+                await asyncio.Event().wait()
+            message = event.message
             if "id" in message:
+                self.errors[message["id"]] = message.get("error", {}).get("data")
                 self.answers[message["id"]] += 1
                 self.texts[message["id"]] = str(message.get("result", {}).get("content", [message])[0].get("text"))
                 async with self._arrived:
@@ -274,6 +282,42 @@ async def test_a_destroyed_group_is_made_anew_and_nothing_that_had_begun_begins_
         assert await books.answered(*begun) == ["through"] * 6
     await nothing_unfinished(platform)
     assert gate.entered == 6
+
+
+async def lose_last_moments(platform: Platform, server: Server, *, answered: bool) -> None:
+    """Leave Redis as one comes back that had not written its last moments to its file when it died."""
+    keys, ask = platform.redis.keys, server.ask
+    tenant = keys.tenant((await platform.tenants.get("demo")).id)
+    (session,) = await ask("ZRANGE", tenant.sessions, "0", "-1")
+    name, outbox = keys.session((await platform.tenants.get("demo")).id, session.decode())
+    for field in await ask("HKEYS", name):
+        if field.startswith((b"p:", b"o:")):
+            await ask("HDEL", name, field.decode())
+    await ask("DEL", tenant.deadlines)
+    await ask("HDEL", tenant.usage, "inflight")
+    for entry, _ in await ask("XRANGE", tenant.calls, "-", "+"):
+        await ask("XDEL", tenant.calls, entry.decode())
+    if answered:
+        await ask("HSET", name, "box", "1 1 0 0")
+        await ask("DEL", outbox)
+    await ask("CLIENT", "KILL", "TYPE", "pubsub")
+
+
+@pytest.mark.parametrize("answered", [False, True])
+async def test_a_call_that_redis_has_lost_with_its_last_moments_is_answered_by_the_pod(
+    answered: bool, server: Server, platform: Platform, books: Books, make_gate: Callable[[str], Gate]
+) -> None:
+    gate = make_gate("lost")
+    async with asyncio.timeout(PATIENCE):
+        if answered:  # the client has seen an answer that Redis knows nothing of any more
+            assert await books.answered(await books.accepted("echo", text="seen")) == ["seen"]
+        lost = await books.accepted("wait", gate="lost")
+        await gate.until(inside=1)
+        await lose_last_moments(platform, server, answered=answered)
+        await books.answered(lost)
+        assert books.errors[lost] == {"outcome": "unknown"}
+        assert await books.ended == "messages lost"
+    assert gate.entered == 1
 
 
 async def test_redis_killed_again_and_again_loses_no_call_and_doubles_none(small: Small) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 
 import orjson
 
@@ -28,6 +29,7 @@ _GRACE = 8.0
 """Seconds after a call's deadline before this pod asks why there is no answer; by then it has been swept for long."""
 _LOOK_AGAIN = 5.0
 """Seconds after which it asks again for a call that is overdue and pending still: the sweep is about to answer it."""
+_NONE: AbstractSet[bytes] = frozenset()
 _LOST = orjson.dumps(
     {
         "code": INTERNAL_ERROR,
@@ -48,8 +50,8 @@ class Stream:
 
     __slots__ = (
         "_attachment", "_buffer", "_buffered", "_clock", "_flushing", "_metrics", "_protocol", "_settings", "_task",
-        "ended", "expires_at", "generation", "hold", "last", "owner", "pending", "session", "slug", "touched",
-        "wrote",
+        "doubtful", "ended", "expires_at", "generation", "hold", "last", "owner", "pending", "session", "slug",
+        "touched", "wrote",
     )  # fmt: skip
 
     def __init__(
@@ -68,6 +70,8 @@ class Stream:
 
         None where nothing is pending: an idle stream has no object for it.
         """
+        self.doubtful: AbstractSet[bytes] = _NONE
+        """Those of `pending` that the last look found to be neither pending nor answered in Redis."""
         self.expires_at = identity.principal.expires_at
         """Epoch seconds until which the key is valid that opened the stream."""
         self.ended = ""
@@ -133,9 +137,12 @@ class Stream:
         that is held and new: so the requests come first, then the answers.
         """
         now = self._clock()
-        due = [(now + (each.left + _GRACE if each.left else _LOOK_AGAIN), each) for each in pending]
-        due.sort(key=lambda pair: pair[0])
-        self.pending = {each.call: (at, each.request_id) for at, each in due} or None
+        due = {
+            each.call: (now + (each.left + _GRACE if each.left else _LOOK_AGAIN), each.request_id) for each in pending
+        }
+        for call in self.doubtful:
+            due[call] = (now + _LOOK_AGAIN, (self.pending or {})[call][1])
+        self.pending = dict(sorted(due.items(), key=lambda pair: pair[1][0])) or None
         held, self.hold = self.hold, None
         if held is not None:
             self.hold = []
@@ -149,6 +156,19 @@ class Stream:
             self.settle(sent.tag)
 
     # What is pending: the same as in Redis, which is asked before anything is concluded from it.
+
+    def doubt(self, pending: Sequence[Waiting], missed: Sequence[Sent]) -> bool:
+        """Note which calls Redis knows nothing of; whether one is among them that it knew nothing of last time.
+
+        Once may be a cancellation that this pod is about to hear of. Twice, a Redis that came back without its last
+        moments has lost the call, and nobody else will answer it.
+        """
+        before = self.doubtful
+        self.doubtful = _NONE
+        if self.pending:
+            unknown = self.pending.keys() - {each.call for each in pending} - {each.tag for each in missed}
+            self.doubtful = unknown or _NONE
+        return not before.isdisjoint(self.doubtful)
 
     def recall(self, pending: Sequence[Waiting]) -> None:
         """Add what Redis knows to be pending: this pod may have missed that it was accepted."""

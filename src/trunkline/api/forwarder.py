@@ -163,6 +163,9 @@ class Forwarder:
         if found.newest > stream.last and (not missed or missed[0].offset != stream.last + 1):
             stream.recall(found.pending)
             return "messages lost"
+        if found.newest < stream.last or stream.doubt(found.pending, missed):
+            stream.recall(found.pending)
+            return "messages lost"
         if missed:
             self._metrics.forward_gaps_total.inc()
         stream.catch_up(found.pending, missed)
