@@ -192,5 +192,5 @@ def test_nginx_tells_pods_the_address_of_the_client_and_nothing_that_it_claims()
 
 def test_nginx_answers_errors_of_its_own_in_json() -> None:
     bodies = re.findall(r"return (\d+) '(.+)';", NGINX)
-    assert {status for status, _ in bodies} == {"404", "413", "503"}
+    assert {status for status, _ in bodies} == {"404", "413", "502"}
     assert all(orjson.loads(body)["error"]["message"] for _, body in bodies)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from enum import IntEnum
 
 from trunkline.envelope import Call
+from trunkline.errors import Unavailable
 from trunkline.streams.batch import Batch
 from trunkline.streams.client import Redis
 from trunkline.streams.connection import Argument
@@ -46,6 +48,15 @@ class Attempts:
             args += (call.tenant, call.session, call.id, call.entry, mark)
         verdicts: Sequence[int] = await self._redis.script("start", [keys.calls(lane)], args, patience=None)
         return verdicts
+
+    async def suspect(self, call: Call) -> None:
+        """Record that, should this worker die, this call is what it died of; before it begins."""
+        await self._redis.script("suspect", [self._redis.keys.suspects], [self._worker, call.id], patience=None)
+
+    async def acquit(self) -> None:
+        """This worker lives on: whatever it dies of later, it was not that."""
+        with contextlib.suppress(Unavailable):
+            await self._redis.command("HDEL", self._redis.keys.suspects, self._worker)
 
     async def hand_back(self, calls: Iterable[Call]) -> int:
         """Give calls back to their lanes: never begun, or repeatable and stopped. Returns how many went back."""

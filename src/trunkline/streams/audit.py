@@ -13,7 +13,10 @@ from trunkline.streams.client import Redis
 from trunkline.streams.connection import Connection, ConnectionLost, RedisRefusal
 from trunkline.streams.keys import AUDIT_GROUP
 
-_ABANDONED_MS = 30_000
+_ADOPT_EVERY = 5.0
+_ADOPTED = 1_000
+"""Events of one lane that are taken over at once."""
+_ABANDONED_MS = 10_000
 """After this long without acknowledgement, an event is read by another writer; writing it twice does no harm."""
 
 log = structlog.get_logger("trunkline.audit")
@@ -106,17 +109,18 @@ class AuditFeed:
         ]
 
     async def _adopt(self, connection: Connection) -> list[AuditEntry]:
-        """Every half minute, take over what other writers (or this one, before a crash) left unacknowledged."""
+        """Every few seconds, take over what other writers (or this one, before a crash) left unacknowledged."""
         now = connection.now()
-        if now - self._adopted_at < _ABANDONED_MS / 1000:
+        if now - self._adopted_at < _ADOPT_EVERY:
             return []
-        self._adopted_at = now
         adopted = []
         for lane, stream in enumerate(self._streams):
             reply = await connection.send(
-                "XAUTOCLAIM", stream, AUDIT_GROUP, self._consumer, _ABANDONED_MS, "0", "COUNT", 100
+                "XAUTOCLAIM", stream, AUDIT_GROUP, self._consumer, _ABANDONED_MS, "0", "COUNT", _ADOPTED
             )
             adopted += [_read(lane, entry, fields) for entry, fields in reply[1] if fields]
+        if not adopted:  # where there was something there may be more
+            self._adopted_at = now
         return adopted
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, NamedTuple, cast
 
 import orjson
@@ -112,10 +113,16 @@ class LostWorkers:
         dead = self._vigil.dead({worker: sign for worker, (sign, _) in signs.items()}, known, now)
         await self._tell_slots(sum(slots for worker, (_, slots) in signs.items() if worker not in dead), now)
         reclaimed: list[Reclaimed] = []
-        for lane, workers in enumerate(claimants):
-            if gone := dead.intersection(workers):
-                reclaimed += await self.reclaim(lane, gone)
+        if dead.intersection(known):
+            suspects = await self._suspects()
+            for lane, workers in enumerate(claimants):
+                if gone := dead.intersection(workers):
+                    reclaimed += await self.reclaim(lane, {worker: suspects.get(worker, b"") for worker in gone})
         return reclaimed
+
+    async def _suspects(self) -> dict[str, bytes]:
+        reply = await self._redis.command("HGETALL", self._redis.keys.suspects)
+        return {worker.decode(): call for worker, call in zip(reply[::2], reply[1::2], strict=True)}
 
     async def _claimants(self, lane: int) -> list[str]:
         try:
@@ -135,8 +142,13 @@ class LostWorkers:
         )
         self._counted = (slots, now)
 
-    async def reclaim(self, lane: int, dead: Collection[str]) -> list[Reclaimed]:
-        """Give an end or a new beginning to what dead workers had claimed from a lane, and forget them."""
+    async def reclaim(self, lane: int, dead: Mapping[str, bytes]) -> list[Reclaimed]:
+        """Give an end or a new beginning to what dead workers had claimed from a lane, and forget them.
+
+        Args:
+            lane: Number of the lane.
+            dead: The workers, each with the call that it had on probation, or nothing.
+        """
         keys, settings = self._redis.keys, self._redis.settings
         reclaimed: list[Reclaimed] = []
         while True:
@@ -147,7 +159,8 @@ class LostWorkers:
                     [
                         keys.lane(lane), keys.pods(lane),
                         settings.outbox_max_messages, settings.outbox_max_bytes, settings.outbox_ttl * 1000,
-                        _MOST_ENTRIES, MOST_ATTEMPTS, UNKNOWN, PARKED, _MOST_PARKED, _PARKED_FOR_MS, *dead,
+                        _MOST_ENTRIES, MOST_ATTEMPTS, UNKNOWN, PARKED, _MOST_PARKED, _PARKED_FOR_MS,
+                        *chain.from_iterable(dead.items()),
                     ],
                 )  # fmt: skip
             except (RedisRefusal, Unavailable):  # the group is lost, or Redis takes no writes: the next look

@@ -34,11 +34,9 @@ _GATHER = 0.002
 _CLOCK_EVERY = 30.0
 _DEADLINE_LOOK = 0.1
 """Seconds between looks at the deadlines of what runs here: how late a call may be answered for."""
-_SUSPECT = 3
-"""Attempt from which on a call runs with no other such call beside it: one of them ends workers, the others must not
-be set aside for it."""
-
-_UNHINDERED = contextlib.nullcontext()
+_PROBATION = 0.25
+"""Seconds at its beginning during which a call that was lost with a worker before is held responsible for this one. A
+tool that ends its process does so soon; calls that only ran beside it must not be set aside for it."""
 
 log = structlog.get_logger(__name__)
 
@@ -71,7 +69,7 @@ class Consumer:
         self._clock = redis.clock
         self._slots = Slots(self._settings.concurrency)
         self._running: dict[str, Running] = {}
-        self._suspects = asyncio.Lock()
+        self._probation = asyncio.Lock()
         self._side: set[asyncio.Task[int]] = set()
         self._slot_freed = asyncio.Event()
         self._stopping = False
@@ -218,9 +216,6 @@ class Consumer:
             return too_late(call)
         try:
             return await self._execute(running)
-        except (SystemExit, KeyboardInterrupt) as error:
-            log.error("a tool tried to end the worker", call=call.id, session=call.session, error=repr(error))
-            return in_its_place(call, "The tool ended unexpectedly.")
         except asyncio.CancelledError:
             if running.over or running.task.cancelling():
                 raise
@@ -243,15 +238,38 @@ class Consumer:
         execution = self._executor.prepare(
             call, caller, tenant.toolsets, lambda message, progress: self._notify(running, message, progress)
         )
-        async with self._suspects if call.attempt >= _SUSPECT else _UNHINDERED:
+        if call.attempt > 1:
+            return await self._execute_on_probation(running, execution)
+        return await self._execute_now(running, execution) if await self._may_begin(running, execution) else None
+
+    async def _execute_now(self, running: Running, execution: Execution) -> Answer:
+        if stations.on:
+            stations.log(
+                "execute", call=execution.call.id, tenant=execution.caller.slug, session=execution.call.session
+            )
+        started = time.perf_counter()
+        try:
+            answer = await execution.run()
+        except (SystemExit, KeyboardInterrupt) as error:  # from a task they would end the event loop
+            log.error("a tool tried to end the worker", call=execution.call.id, error=repr(error))
+            answer = in_its_place(execution.call, "The tool ended unexpectedly.")
+        self._metrics.execute_seconds.observe(time.perf_counter() - started)
+        return answer
+
+    async def _execute_on_probation(self, running: Running, execution: Execution) -> Answer | None:
+        """One such call begins at a time, and the next when this one has shown that it does not end the worker."""
+        async with self._probation:
+            await self._attempts.suspect(running.call)
             if not await self._may_begin(running, execution):
                 return None
-            if stations.on:
-                stations.log("execute", call=call.id, tenant=caller.slug, session=call.session)
-            started = time.perf_counter()
-            answer = await execution.run()
-            self._metrics.execute_seconds.observe(time.perf_counter() - started)
-        return answer
+            working = running.inner = asyncio.create_task(self._execute_now(running, execution))
+            try:
+                await asyncio.wait({working}, timeout=_PROBATION)
+                await self._attempts.acquit()
+            except asyncio.CancelledError:
+                working.cancel()
+                raise
+        return await working
 
     async def _may_begin(self, running: Running, execution: Execution) -> bool:
         """Record the start where it must be known if this worker dies; False where the call is not ours to begin."""

@@ -14,8 +14,9 @@ from trunkline.streams.workers import first_beat, signs_of_life
 WORKER = "w1"
 
 
-async def reclaim(wire: Wire) -> list[Reclaimed]:
-    return await LostWorkers(wire.redis).reclaim(wire.redis.keys.lane_of(wire.owner.tenant), [WORKER])
+async def reclaim(wire: Wire, suspect: str = "") -> list[Reclaimed]:
+    lane = wire.redis.keys.lane_of(wire.owner.tenant)
+    return await LostWorkers(wire.redis).reclaim(lane, {WORKER: suspect.encode()})
 
 
 async def claimed(wire: Wire, body: bytes = b'{"id":1}') -> Call:
@@ -100,6 +101,20 @@ async def test_a_later_attempt_that_was_never_begun_does_not_count(wire: Wire) -
         (call,) = await wire.claim()
         assert call.attempt == 2
     assert await wire.outbox.publish(call, b"{}", "ok") == 1
+
+
+async def test_a_call_that_ran_beside_one_on_probation_is_not_set_aside_for_it(wire: Wire) -> None:
+    attempts = Attempts(wire.redis, WORKER)
+    guilty, innocent = await wire.accept(request_id=b"1"), await wire.accept(request_id=b"2")
+    fates = []
+    for _ in range(3):
+        for call in await wire.claim():
+            if call.attempt > 1:
+                assert await attempts.start(call, repeatable=True) is Verdict.GO
+        fates += await reclaim(wire, guilty)
+    assert Reclaimed(guilty, "parked") in fates
+    (call,) = await wire.claim()
+    assert (call.id, call.attempt) == (innocent, 2)
 
 
 async def test_what_was_answered_or_cancelled_meanwhile_is_dropped(wire: Wire) -> None:

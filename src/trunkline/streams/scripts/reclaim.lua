@@ -10,7 +10,8 @@
 -- KEYS: 1 deadlines, 2 calls, 3 audit, 4 parked
 -- ARGV: 1 what the lane's keys begin with, 2 channels' beginning, 3 outbox messages, 4 outbox bytes, 5 outbox lifetime in
 --       ms, 6 most entries, 7 most attempts, 8 error "outcome unknown" as JSON, 9 error "set aside" as JSON, 10 most calls
---       remembered as set aside, 11 ms for which they are; dead workers; last: repeated
+--       remembered as set aside, 11 ms for which they are; for each dead worker: its name, the call that it had on
+--       probation ('' for none); last: repeated
 -- Returns what became of each call: "again", "unknown" or "parked", and its id.
 local now, fates = clock(), {}
 local limits = {ARGV[3], ARGV[4], ARGV[5]}
@@ -29,7 +30,7 @@ local function answer(base, tenant, sid, call, record, state, error, outcome, wo
   forget(KEYS[1], {tenant .. ':' .. sid .. ':' .. call}, ARGV[1], base)
 end
 
-local function decide(worker, entry)
+local function decide(worker, suspect, entry)
   local fields, version, call, tenant, sid = read(KEYS[2], entry)
   if not fields then return drop(entry) end
   if version ~= '1' then return end -- of another release; answered by the sweep
@@ -49,8 +50,9 @@ local function decide(worker, entry)
     drop(entry)
     fate = 'unknown'
   else
-    -- The first attempt of what may be repeated is begun without a record: it counts. A later one counts if it was begun.
-    local counts = started or attempt == 1
+    -- The first attempt of what may be repeated is begun without a record: it counts. A later one counts if it was begun,
+    -- unless another call was on probation: then that is what the worker died of.
+    local counts = attempt == 1 or started and (suspect == '' or suspect == call)
     if counts and attempt >= tonumber(ARGV[7]) then
       redis.call('XADD', KEYS[4], 'MAXLEN', ARGV[10], '*', 'call', call, 'tenant', tenant, 'session', sid,
         'workers', lost, 'e', string.match(record, '^.-\n.-\n.-\n(.*)$'))
@@ -67,9 +69,9 @@ local function decide(worker, entry)
   table.insert(fates, call)
 end
 
-for a = 12, #ARGV - 1 do
+for a = 12, #ARGV - 1, 2 do
   local left = redis.call('XPENDING', KEYS[2], 'workers', '-', '+', ARGV[6], ARGV[a])
-  for _, pending in ipairs(left) do decide(ARGV[a], pending[1]) end
+  for _, pending in ipairs(left) do decide(ARGV[a], ARGV[a + 1], pending[1]) end
   if #left == 0 then redis.call('XGROUP', 'DELCONSUMER', KEYS[2], 'workers', ARGV[a]) end
 end
 return fates
