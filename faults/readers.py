@@ -350,6 +350,7 @@ async def _forget(rig: Rig, found: list[Reader]) -> None:
     for reader in found:
         rig.ledger.calls += reader.accepted.values()
         await reader.leave()
+        reader.posts.close()
         await rig.redis.command("UNLINK", *keys.session(tenant, reader.session))
 
 

@@ -126,7 +126,11 @@ class Listener:
             if receive_buffer:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
             connection.setblocking(False)
-            await asyncio.get_running_loop().sock_connect(connection, (address.hostname, address.port))
+            try:
+                await asyncio.get_running_loop().sock_connect(connection, (address.hostname, address.port))
+            except BaseException:
+                connection.close()
+                raise
             limit = receive_buffer or LONGEST_LINE
             reader, writer = await asyncio.open_connection(sock=connection, limit=limit)
             try:
