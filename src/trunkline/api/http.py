@@ -247,6 +247,11 @@ class Protocol(HttpToolsProtocol):
         self.scope["extensions"] = {"trunkline.protocol": self}  # type: ignore[dict-item]
         self.head_since = self.loop.time()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A field came; behind the body it is a trailer, and no header (RFC 9110, section 6.5.1)."""
+        if self.body_since is None:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         """The head of a request is there."""
         self.head_since = None

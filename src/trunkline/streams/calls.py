@@ -192,7 +192,8 @@ class LaneReader:
         """Wait up to `block_ms` for calls and claim at most `free` (> 0) of them, from the lanes in turn.
 
         Redis bounds what it reads per stream: every lane first gets its even share of the slots, then the lanes
-        that had more than that share what is left. Too few slots for a share go to some lanes, in turn.
+        that had more than that share what is left. Too few slots for a share go to some lanes, in turn; only where
+        all lanes are empty, and several get a call at the same moment, does each of these give one, be it too many.
 
         Raises:
             RedisRefusal: among others NOGROUP, when Redis lost the lanes' consumer groups.
@@ -219,16 +220,14 @@ class LaneReader:
         return calls
 
     async def _claim_few(self, free: int, block_ms: int) -> list[Call]:
-        """Claim with fewer slots than lanes: look into all lanes in turn, and wait at some only if all are empty."""
+        """Claim with fewer slots than lanes: look into all lanes in turn, then wait for the first call of any."""
         lanes = len(self._streams)
-        for looked in range(0, lanes + free, free):
+        for _ in range(0, lanes, free):
             chosen = [(self._next + step) % lanes for step in range(free)]
             self._next = (self._next + free) % lanes
-            # The last look waits, shortly: the lanes that it leaves out have nobody else to look at them.
-            calls = await self._read(chosen, 1, None if looked < lanes else min(block_ms, 50))
-            if calls:
+            if calls := await self._read(chosen, 1, None):
                 return calls
-        return []
+        return await self._read(range(lanes), 1, block_ms)
 
     async def recover(self) -> list[Call]:
         """What is claimed for this worker, some of which may never have reached it: the connection broke before."""

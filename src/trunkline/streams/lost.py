@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, NamedTuple, cast
 
 import orjson
@@ -14,7 +13,7 @@ import orjson
 from trunkline.errors import INTERNAL_ERROR, Unavailable
 from trunkline.metrics import Fate
 from trunkline.streams.client import Redis
-from trunkline.streams.connection import RedisRefusal
+from trunkline.streams.connection import Argument, RedisRefusal
 from trunkline.streams.keys import CALLS_GROUP
 from trunkline.streams.workers import Vigil, signs_of_life
 
@@ -151,6 +150,7 @@ class LostWorkers:
         """
         keys, settings = self._redis.keys, self._redis.settings
         reclaimed: list[Reclaimed] = []
+        workers: list[Argument] = [part for pair in dead.items() for part in pair]
         while True:
             try:
                 fates: Sequence[Any] = await self._redis.script(
@@ -160,7 +160,7 @@ class LostWorkers:
                         keys.lane(lane), keys.pods(lane),
                         settings.outbox_max_messages, settings.outbox_max_bytes, settings.outbox_ttl * 1000,
                         _MOST_ENTRIES, MOST_ATTEMPTS, UNKNOWN, PARKED, _MOST_PARKED, _PARKED_FOR_MS,
-                        *chain.from_iterable(dead.items()),
+                        *workers,
                     ],
                 )  # fmt: skip
             except (RedisRefusal, Unavailable):  # the group is lost, or Redis takes no writes: the next look
