@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 
 import structlog
 
@@ -145,7 +145,7 @@ class Consumer:
                     continue
                 claimed = await reader.claim(free, _BLOCK_MS)
                 if self._stopping:
-                    await self._attempts.hand_back(claimed)
+                    await self._hand_back(claimed)
                     return
                 for call in claimed:
                     self._claimed(call)
@@ -344,7 +344,7 @@ class Consumer:
         """Hand back what never began, give what runs the time it may take, then hand back or answer what is left."""
         waiting = self._slots.empty()
         if waiting:
-            log.info("handing back", calls=await self._attempts.hand_back(waiting))
+            await self._hand_back(waiting)
         tasks = [running.task for running in self._running.values()]
         if tasks:
             log.info("finishing", calls=len(tasks))
@@ -356,8 +356,13 @@ class Consumer:
         for running in left:
             self._answer_instead(running, stopped(running.call))
         if again:
-            log.info("handing back", calls=await self._attempts.hand_back(running.call for running in again))
+            await self._hand_back([running.call for running in again])
             for running in again:
                 running.halt()
         if self._running:
             await asyncio.wait([running.task for running in self._running.values()], timeout=5)
+
+    async def _hand_back(self, calls: Sequence[Call]) -> None:
+        """With Redis away nothing is lost by not doing so: the calls of a worker that is gone are found."""
+        with contextlib.suppress(Unavailable, RedisRefusal):
+            log.info("handing back", calls=await self._attempts.hand_back(calls))
