@@ -31,6 +31,8 @@ Headers = list[tuple[bytes, bytes]]
 JSON = (b"content-type", b"application/json")
 _QUERY_SYNTAX = re.compile(rb"[&%+;=]")
 _NO_STORE = (b"cache-control", b"no-store")
+_MOST_CORKED = 65_536
+"""Bytes of one turn that a connection keeps from its transport: as many as the transport's high-water mark."""
 
 
 class ClientGone(Exception):
@@ -189,24 +191,29 @@ def _bounded(body: bytes, most: int) -> bytes:
 
 
 class Corked:
-    """A transport that sends what is written in one turn of the event loop at once.
+    """A transport that sends what is written in one turn of the event loop at once, unless it is much.
 
     uvicorn writes the head and the body of an answer one after the other; each write is a system call, and on
-    loopback and small answers the dearest part of a request.
+    loopback and small answers the dearest part of a request. What is much goes on before the turn ends: the kernel
+    takes what it has room for, and the transport tells of a client that does not keep up.
     """
 
-    __slots__ = ("_loop", "_transport", "_written")
+    __slots__ = ("_corked", "_loop", "_transport", "_written")
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
         self._loop = loop
         self._written: list[bytes] = []
+        self._corked = 0
 
     def write(self, data: bytes) -> None:
         """Send `data` at the end of this turn."""
         if not self._written:
             self._loop.call_soon(self._flush)
         self._written.append(data)
+        self._corked += len(data)
+        if self._corked >= _MOST_CORKED:
+            self._flush()
 
     def close(self) -> None:
         """Send what was written, then close."""
@@ -215,8 +222,10 @@ class Corked:
 
     def _flush(self) -> None:
         if self._written:
-            self._transport.write(b"".join(self._written))
+            written = b"".join(self._written)
             self._written.clear()
+            self._corked = 0
+            self._transport.write(written)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)

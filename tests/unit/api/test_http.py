@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import asyncio
+from typing import cast
+
+from trunkline.api.http import Corked
+
+
+class Transport:
+    """A transport that remembers each write."""
+
+    def __init__(self) -> None:
+        self.writes: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        self.writes.append(data)
+
+
+def corked() -> tuple[Corked, Transport]:
+    transport = Transport()
+    return Corked(cast("asyncio.Transport", transport), asyncio.get_running_loop()), transport
+
+
+async def test_what_is_written_in_one_turn_is_sent_at_once() -> None:
+    connection, transport = corked()
+    for part in (b"head ", b"body"):
+        connection.write(part)
+    assert transport.writes == []
+    await asyncio.sleep(0)
+    assert transport.writes == [b"head body"]
+
+
+async def test_a_transport_learns_of_much_within_the_turn_and_can_tell_who_does_not_keep_up() -> None:
+    connection, transport = corked()
+    for _ in range(5):
+        connection.write(b"x" * 30_000)
+    assert [len(written) for written in transport.writes] == [90_000]
+    await asyncio.sleep(0)
+    assert [len(written) for written in transport.writes] == [90_000, 60_000]
