@@ -9,6 +9,9 @@ from tests.sse import connect, text_of
 
 from trunkline.api.run import ApiProcess
 
+MANY = 100
+"""Calls of which the answers are many pages, and far more than is kept for a slow reader."""
+
 
 async def test_a_client_that_comes_back_gets_what_it_missed_in_order_and_once(platform: Platform) -> None:
     first, second = await platform.api(), await platform.api()
@@ -24,6 +27,29 @@ async def test_a_client_that_comes_back_gets_what_it_missed_in_order_and_once(pl
         assert [text_of(event.message["result"]) for event in events] == list("01234")
         assert [event.id for event in events] == [f"{before.session}.{offset}" for offset in range(2, 7)]
         assert text_of(await after.call("echo", {"text": "still here"})) == "still here"
+
+
+async def test_a_quick_reader_gets_more_than_a_page_in_one_resume_and_what_is_sent_meanwhile(
+    platform: Platform,
+) -> None:
+    """Each page is read when the one before has left; live answers wait behind, or are read with a later page."""
+    api = await platform.api(stream_buffer_bytes=100_000, stream_buffer_messages=8)
+    await platform.worker()
+    large = "x" * 30_000
+    async with connect(api, key=platform.key) as before:
+        await before.initialize()
+        seen = before.last_id
+        for number in range(MANY):
+            await before.call("echo", {"text": f"{number} {large}"})
+        async with connect(api, key=platform.key, last_event_id=seen) as after:
+            for number in range(MANY, MANY + 20):
+                await after.send("tools/call", {"name": "echo", "arguments": {"text": f"{number} {large}"}})
+            events = [await after.event() for _ in range(MANY + 20)]
+            texts = [text_of(event.message["result"]).partition(" ")[0] for event in events]
+            assert sorted(texts, key=int) == [str(number) for number in range(MANY + 20)]
+            assert texts[:MANY] == [str(number) for number in range(MANY)]
+            assert [event.id for event in events] == [f"{before.session}.{n}" for n in range(2, MANY + 22)]
+            assert text_of(await after.call("echo", {"text": "still here"})) == "still here"
 
 
 async def test_calls_made_while_no_stream_is_open_are_answered_after_resuming(platform: Platform) -> None:

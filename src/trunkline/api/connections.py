@@ -5,17 +5,21 @@ Wire format: the WHATWG HTML standard, section 9.2, server-sent events. The `id`
 
 What was accepted for a session and not answered yet is known here too, so that its client is answered even if all of
 Redis is lost. Such answers have the id `<session>.lost`, from which no pod resumes: nothing can come twice.
+
+What a stream has missed is read from its outbox in pages, the next one when its client has read on. For a reader
+nothing is kept beyond the bounds: what they leave no room for is in the outbox, and comes with a later page.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 
 import orjson
 
 from trunkline.api.auth import Identity
+from trunkline.api.hold import Hold
 from trunkline.api.http import Protocol
 from trunkline.envelope import REPLACED, Accepted, Delivery
 from trunkline.errors import INTERNAL_ERROR
@@ -38,9 +42,6 @@ _LOST = orjson.dumps(
     }
 )
 
-Held = list[Delivery | Accepted]
-"""What came for a session whose earlier messages are being read."""
-
 
 class Stream:
     """One open SSE stream of a session: what was delivered, and what waits for a slow reader.
@@ -50,8 +51,8 @@ class Stream:
 
     __slots__ = (
         "_attachment", "_buffer", "_buffered", "_clock", "_flushing", "_metrics", "_protocol", "_settings", "_task",
-        "doubtful", "ended", "expires_at", "generation", "hold", "last", "owner", "pending", "session", "slug",
-        "touched", "wrote",
+        "doubtful", "ended", "expires_at", "generation", "hold", "last", "newest", "owner", "pending", "session",
+        "slug", "touched", "wrote",
     )  # fmt: skip
 
     def __init__(
@@ -62,9 +63,11 @@ class Stream:
         self.session = session
         self.last = last
         """The offset of the last message handed to the connection."""
+        self.newest = last
+        """The newest offset that is known to be in the outbox and did not come here, or was not kept."""
         self.generation = 1
-        self.hold: Held | None = None
-        """Deliveries kept back while earlier ones are read from the outbox."""
+        self.hold: Hold | None = None
+        """What is kept back while earlier messages are read from the outbox."""
         self.pending: dict[bytes, tuple[float, bytes]] | None = None
         """By call: when to ask why it is not answered, by the loop's clock and in this order, and its JSON-RPC id.
 
@@ -88,28 +91,52 @@ class Stream:
         self._settings = settings
         self._metrics = metrics
 
+    @property
+    def behind(self) -> bool:
+        """Whether the outbox is known to have messages that have not been handed to this stream."""
+        return self.newest > self.last
+
+    def hold_back(self) -> None:
+        """Hold what comes until `release`."""
+        self.hold = Hold(self._settings)
+
+    def keep(self, arrived: Delivery | Accepted) -> None:
+        """Keep what came while it is held; a message for which there is no room is one that the outbox has."""
+        hold = self.hold
+        if hold is None:
+            return
+        if isinstance(arrived, Accepted) or arrived.offset == 0:
+            hold.arrived.append(arrived)
+        elif arrived.offset <= self.last:  # only its tag is of use still
+            hold.arrived.append(arrived._replace(body=b""))
+        elif not hold.keep(arrived):
+            self.newest = max(self.newest, arrived.offset)
+
+    def release(self) -> None:
+        """Deliver what was held and has its place now; the rest is in the outbox, and the stream `behind`."""
+        hold, self.hold = self.hold, None
+        for each in hold.arrived if hold is not None else ():
+            if isinstance(each, Accepted):
+                self.expect(each)
+            elif not self.ended:
+                self.take(each)
+
     def attach(self, attachment: Attachment) -> None:
         """Take over a session; what comes for it is held until `begin`."""
         self.generation = attachment.generation
+        self.newest = max(self.newest, attachment.newest)
         self._attachment = attachment
 
     def begin(self, greeting: bytes) -> None:
-        """Write the greeting, what was missed, and what came since, in this order; the response has begun."""
+        """Write the greeting, the first page of what was missed, and what came since; the response has begun."""
         self.write(greeting)
         if self._attachment is not None:
             self.catch_up(self._attachment.pending, self._attachment.missed)
             self._attachment = None
-        held, self.hold = self.hold or [], None
-        for each in held:
-            if isinstance(each, Accepted):
-                self.expect(each)
-            elif each.generation == self.generation:
-                self.take(each)
-            else:  # to the stream before, on this pod: the client has seen it, or it was among the missed
-                self.settle(each.tag)
+        self.release()
 
     def take(self, delivery: Delivery) -> bool:
-        """Deliver a message or heed a signal; False if a message before it is missing."""
+        """Deliver a message or heed a signal; False if a message before it is missing, and this one is not taken."""
         if delivery.offset == 0:
             self.end("replaced" if delivery.tag == REPLACED else "session ended")
             return True
@@ -122,6 +149,7 @@ class Stream:
     def deliver(self, offset: int, body: bytes) -> bool:
         """Write a message; False if one before it is missing."""
         if offset != self.last + 1:
+            self.newest = max(self.newest, offset)
             return offset <= self.last
         self.last = offset
         self._metrics.deliver_total.inc()
@@ -131,29 +159,45 @@ class Stream:
         return True
 
     def catch_up(self, pending: Sequence[Waiting], missed: Sequence[Sent]) -> None:
-        """Take over what Redis knew at one moment, and what the outbox has since the last message.
+        """Take over what Redis knew at one moment, and the page of the outbox behind the last message.
 
-        What was held may tell of requests accepted since that moment, and `missed` has all answers before the first
-        that is held and new: so the requests come first, then the answers.
+        What was held may tell of requests accepted since that moment, and the outbox has all answers before the first
+        that is held and new: so the requests come first, then the answers. Where the page is not the last, what is
+        not pending in Redis any more may be answered behind it.
         """
         now = self._clock()
         due = {
             each.call: (now + (each.left + _GRACE if each.left else _LOOK_AGAIN), each.request_id) for each in pending
         }
+        if self._short(missed):
+            due = (self.pending or {}) | due
         for call in self.doubtful:
             due[call] = (now + _LOOK_AGAIN, (self.pending or {})[call][1])
         self.pending = dict(sorted(due.items(), key=lambda pair: pair[1][0])) or None
-        held, self.hold = self.hold, None
-        if held is not None:
-            self.hold = []
-            for each in held:
-                if isinstance(each, Accepted):
-                    self.expect(each)
-                else:
-                    self.hold.append(each)
+        hold = self.hold
+        for each in hold.arrived if hold is not None else ():
+            if isinstance(each, Accepted):
+                self.expect(each)
         for sent in missed:
             self.deliver(sent.offset, sent.body)
             self.settle(sent.tag)
+        if hold is not None:
+            self._sift(hold)
+
+    def _sift(self, hold: Hold) -> None:
+        """Hold on only to what has to be delivered still, to this stream."""
+        self.hold_back()
+        for each in hold.arrived:
+            if isinstance(each, Accepted):
+                continue
+            if 0 < each.offset <= self.last:
+                self.settle(each.tag)
+            elif each.generation == self.generation:  # what went to the stream before is in the outbox
+                self.keep(each)
+
+    def _short(self, missed: Sequence[Sent]) -> bool:
+        """Whether more is in the outbox behind this page of it."""
+        return self.newest > (missed[-1].offset if missed else self.last)
 
     # What is pending: the same as in Redis, which is asked before anything is concluded from it.
 
@@ -165,7 +209,7 @@ class Stream:
         """
         before = self.doubtful
         self.doubtful = _NONE
-        if self.pending:
+        if self.pending and not self._short(missed):
             unknown = self.pending.keys() - {each.call for each in pending} - {each.tag for each in missed}
             self.doubtful = unknown or _NONE
         return not before.isdisjoint(self.doubtful)
@@ -179,6 +223,13 @@ class Stream:
         if self.pending is None:
             self.pending = {}
         self.pending[accepted.call] = (self._clock() + self._settings.call_timeout + _GRACE, accepted.request_id)
+
+    def forget(self, call: bytes) -> None:
+        """A call was taken back: it gets no answer."""
+        if self.hold is not None:
+            arrived = self.hold.arrived
+            arrived[:] = [each for each in arrived if not (isinstance(each, Accepted) and each.call == call)]
+        self.settle(call)
 
     def settle(self, tag: bytes) -> None:
         """A call was answered, or gave a sign of life, which moves its deadline."""
@@ -233,6 +284,13 @@ class Stream:
         elif self._flushing is None:
             self._flushing = asyncio.create_task(self._flush())
 
+    async def ready(self) -> None:
+        """Wait until the client keeps up and nothing is kept for it, or the stream has ended."""
+        while not self.ended and (self._buffer or not self._protocol.keeps_up):
+            if self._flushing is None:
+                self._flushing = asyncio.create_task(self._flush())
+            await asyncio.wait({self._flushing})
+
     async def _flush(self) -> None:
         try:
             while not await self._drained():
@@ -286,7 +344,9 @@ class Connections:
 
     def __init__(self) -> None:
         self._streams: dict[str, Stream] = {}
-        self._attaching: dict[str, list[Held]] = {}
+        self._attaching: dict[str, list[Stream]] = {}
+        self.catch_up: Callable[[Stream], None] = lambda _: None
+        """What brings a stream up to date that has begun and is behind."""
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -313,20 +373,19 @@ class Connections:
         """The stream of a session, if this pod holds it."""
         return self._streams.get(session)
 
-    def hold_for(self, session: str) -> Held:
-        """Collect what arrives for a session that is being attached, until `release`."""
-        held: Held = []
-        self._attaching.setdefault(session, []).append(held)
-        return held
+    def hold_for(self, stream: Stream) -> None:
+        """Let a stream that attaches its session hold what arrives for it, until `release`."""
+        stream.hold_back()
+        self._attaching.setdefault(stream.session, []).append(stream)
 
-    def release(self, session: str, held: Held) -> None:
+    def release(self, stream: Stream) -> None:
         """The session is attached, or it was refused."""
-        holders = self._attaching[session]
-        holders[:] = [other for other in holders if other is not held]
-        if not holders:
-            del self._attaching[session]
+        attaching = self._attaching[stream.session]
+        attaching.remove(stream)
+        if not attaching:
+            del self._attaching[stream.session]
 
     def hold(self, arrived: Delivery | Accepted) -> None:
-        """Keep what arrived for the requests that are attaching its session."""
-        for held in self._attaching.get(arrived.session, ()):
-            held.append(arrived)
+        """Keep what arrived for the streams that are attaching its session."""
+        for stream in self._attaching.get(arrived.session, ()):
+            stream.keep(arrived)

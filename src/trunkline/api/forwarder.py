@@ -2,7 +2,8 @@
 
 Pub/sub may lose what it carries: when its connection breaks, or when a pod is slow. Offsets are contiguous, so a
 missing message shows when the next one comes, when the subscription is back, and at the latest when the session is
-renewed, every minute.
+renewed, every minute. What a stream has missed is read in pages, and the next one when its client has read the one
+before; meanwhile its live messages are held, or left to the outbox.
 
 A session of which Redis knows nothing any more, a gap that no outbox fills, and a call that is overdue while Redis is
 away end the stream: what is pending is answered with an error before, for nobody else could.
@@ -26,14 +27,14 @@ from trunkline.metrics import Metrics
 from trunkline.settings import Settings
 from trunkline.streams.client import Redis
 from trunkline.streams.control import Event, decode
-from trunkline.streams.sessions import Sent, Sessions
+from trunkline.streams.sessions import Sent, Sessions, Touched
 from trunkline.streams.subscriber import Subscriber
 
 _RENEW_EVERY = 60.0
 _RENEW_SPREAD = 10.0
 """Seconds over which renewals are spread that would otherwise all come at once, a minute after Redis was back."""
 _MOST_FILLS = 32
-"""Outboxes that are read at once, each of up to OUTBOX_MAX_BYTES."""
+"""Outboxes that are read at once, each a page of up to half of STREAM_BUFFER_BYTES, or one message."""
 _FILL_PATIENCE = 5.0
 """Seconds that a stream waits for its outbox to be read before it tries anew."""
 _TURN = 64
@@ -58,6 +59,7 @@ class Forwarder:
         self._settings: Settings = redis.settings
         self._sessions = sessions
         self._connections = connections
+        connections.catch_up = self._renew_soon
         self._metrics = metrics
         self._on_event = on_event
         self._on_ready = on_ready
@@ -98,18 +100,16 @@ class Forwarder:
     def _expect(self, accepted: Accepted) -> None:
         self._connections.hold(accepted)
         stream = self._connections.get(accepted.session)
-        if stream is not None:
-            self._expect_on(stream, accepted)
-
-    def _expect_on(self, stream: Stream, accepted: Accepted) -> None:
+        if stream is None:
+            return
         if stream.hold is None:
             stream.expect(accepted)
         else:
-            stream.hold.append(accepted)
+            stream.keep(accepted)
 
     def _forward(self, stream: Stream, delivery: Delivery) -> None:
         if stream.hold is not None and delivery.offset:
-            stream.hold.append(delivery)
+            stream.keep(delivery)
         elif not stream.take(delivery):
             self._renew_soon(stream)
 
@@ -121,58 +121,74 @@ class Forwarder:
         await self._on_ready()
 
     def _renew_soon(self, stream: Stream) -> None:
-        if stream.hold is None and not stream.ended:
-            stream.hold = []
+        if stream.hold is None and self._holds(stream):
+            stream.hold_back()
             task = asyncio.create_task(self._renew(stream))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
+    def _holds(self, stream: Stream) -> bool:
+        """Whether a stream is open still, and its client there."""
+        return not stream.ended and self._connections.get(stream.session) is stream
+
     async def _renew(self, stream: Stream) -> None:
         """Renew the session's life and deliver what its outbox has that the stream has not."""
-        reason = ""
+        reason, away = "", False
         try:
             stream.touched = self._clock() - random.uniform(0, _RENEW_SPREAD)  # noqa: S311 - jitter
             reason = await self._fill(stream)
         except SessionNotFound:
             reason = "session ended"
         except Unavailable:
-            stream.touched = float("-inf")  # the next round tries again
+            stream.touched, away = float("-inf"), True  # the next round tries again
             if stream.overdue(self._clock()):
                 reason = "redis lost"
         finally:
-            held, stream.hold = stream.hold or [], None
-        for each in held:
-            if isinstance(each, Accepted):
-                self._expect_on(stream, each)
-            elif not stream.ended:
-                self._forward(stream, each)
+            stream.release()
         if reason:
             self._lose(stream, reason)
+        elif stream.behind and not away:  # something else was lost on its way meanwhile
+            self._renew_soon(stream)
         if reason == "messages lost":
             with contextlib.suppress(SessionNotFound, Unavailable):  # without it, a resume finds the same gap
                 await self._sessions.close(stream.owner, stream.session)
 
     async def _fill(self, stream: Stream) -> str:
-        """Bring a stream up to date; returns why it must end, if it must."""
-        tenant = stream.owner.tenant
-        found = await self._sessions.touch(tenant, stream.session, stream.generation)
-        if found is None:
-            stream.end("replaced")
-            return ""
-        missed = await self._missed(stream) if found.newest > stream.last else []
+        """Bring a stream up to date, no faster than its client reads; returns why it must end, if it must."""
+        filled = False
+        while True:
+            if stream.behind:
+                await stream.ready()
+            if not self._holds(stream):
+                return ""
+            known = stream.newest
+            found = await self._sessions.touch(stream.owner.tenant, stream.session, stream.generation)
+            if found is None:
+                stream.end("replaced")
+                return ""
+            # A Redis that has lost its last moments has the last word, unless something came since it was asked.
+            stream.newest = found.newest if stream.newest == known else max(stream.newest, found.newest)
+            missed = await self._missed(stream) if found.newest > stream.last else []
+            if not self._complete(stream, found, missed):
+                stream.recall(found.pending)
+                return "messages lost"
+            if missed and not filled:
+                filled = True
+                self._metrics.forward_gaps_total.inc()
+            stream.catch_up(found.pending, missed)
+            if not stream.behind:
+                return ""
+
+    def _complete(self, stream: Stream, found: Touched, missed: Sequence[Sent]) -> bool:
+        """Whether the outbox goes on where the stream is, and Redis knows of all that is pending."""
+        if found.newest < stream.last:
+            return False
         if found.newest > stream.last and (not missed or missed[0].offset != stream.last + 1):
-            stream.recall(found.pending)
-            return "messages lost"
-        if found.newest < stream.last or stream.doubt(found.pending, missed):
-            stream.recall(found.pending)
-            return "messages lost"
-        if missed:
-            self._metrics.forward_gaps_total.inc()
-        stream.catch_up(found.pending, missed)
-        return ""
+            return False
+        return not stream.doubt(found.pending, missed)
 
     async def _missed(self, stream: Stream) -> Sequence[Sent]:
-        """Read what the outbox has beyond the stream.
+        """Read the next page of what the outbox has beyond the stream.
 
         Raises:
             Unavailable: Redis is away, or so many outboxes are read that it takes too long.

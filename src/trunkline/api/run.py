@@ -46,6 +46,8 @@ _SWEEP_GRACE_MS = 4_000
 """How long after its deadline a call is left to the workers, which sweep as well."""
 _LAST_CALL = 0.5
 """Seconds that who connected before the port was closed has to send a request."""
+_SEND_BUFFER = 131_072
+"""Bytes that the kernel takes for a client that does not read (Linux takes twice of what it is told)."""
 _KEEP_ALIVE = 75
 """Seconds an idle client connection is kept: longer than the proxies in front keep theirs (60 s in most)."""
 
@@ -79,6 +81,9 @@ def listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # Accepted connections inherit it. The kernel would else hold 2 to 4 MB for each reader that does not read, before
+    # any bound of ours begins.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
     try:
         listener.bind((host, port))
         listener.listen(4096)
@@ -228,7 +233,7 @@ class ApiProcess:
             case CallCancelled(call, session):
                 stream = self._connections.get(session)
                 if stream is not None:
-                    stream.settle(call.encode())
+                    stream.forget(call.encode())
 
     def _end_streams_of_key(self, key_id: str) -> None:
         for stream in self._connections:

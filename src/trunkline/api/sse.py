@@ -134,12 +134,12 @@ class SseTransport:
         if last is None:
             raise SessionNotFound
         stream = self._stream(request, identity, last.session, last.offset)
-        stream.hold = self._connections.hold_for(last.session)
+        self._connections.hold_for(stream)
         try:
             stream.attach(await self._sessions.attach(identity.owner, last.session, last.offset))
             self._connections.add(stream)
         finally:
-            self._connections.release(last.session, stream.hold)
+            self._connections.release(stream)
         self._metrics.sessions_resumed_total.inc()
         return stream
 
@@ -164,6 +164,8 @@ class SseTransport:
         await request.send({"type": "http.response.start", "status": 200, "headers": headers})
         uri = f"/t/{stream.slug}/messages?session_id={stream.session}"
         stream.begin(f"id: {stream.session}.{stream.last}\nevent: endpoint\ndata: {uri}\n\n".encode())
+        if stream.behind:
+            self._connections.catch_up(stream)
         # A stream lives for hours, the head of its request need not.
         request.headers.clear()
         request.scope["headers"].clear()

@@ -70,8 +70,10 @@ class Attachment:
     """A stream that took over a session."""
 
     generation: int
+    newest: int
+    """The newest offset of its outbox."""
     missed: Sequence[Sent]
-    """What was sent after the last message that the client has seen, in order."""
+    """The first page of what was sent after the last message that the client has seen; see `Sessions.missed`."""
     pending: Sequence[Waiting] = ()
 
 
@@ -85,6 +87,8 @@ class Sessions:
         self._lifetime_ms = settings.session_ttl * 1000
         self._interval_us = 1_000_000 / settings.session_rate
         self._burst_us = self._interval_us * settings.session_burst
+        # Half of what is kept for a slow reader: a page, and as much that came meanwhile, make no reader slow.
+        self._page = (settings.stream_buffer_bytes // 2, settings.stream_buffer_messages // 2)
 
     async def open(self, owner: Owner, session: str, transport: str, caller: bytes, limit: int) -> None:
         """Open a session whose stream this pod holds, generation 1; `caller` goes to the worker with each call.
@@ -120,12 +124,13 @@ class Sessions:
             [*keys.session(owner.tenant, session), tenant.sessions, tenant.deadlines],
             [
                 session, owner.principal, self._pod, last_offset, tenant.pods, self._lifetime_ms,
-                f"{owner.tenant}:{session}:",
+                f"{owner.tenant}:{session}:", *self._page,
             ],
         )  # fmt: skip
         if not found:
             raise SessionNotFound
-        return Attachment(found[0], read_entries(found[1]), _read_pending(found[2]))
+        generation, newest, missed, pending = found
+        return Attachment(generation, newest, read_entries(missed), _read_pending(pending))
 
     async def touch(self, tenant: str, session: str, generation: int) -> Touched | None:
         """Keep a session alive whose stream is open.
@@ -170,9 +175,12 @@ class Sessions:
         return [call.decode() for call in abandoned]
 
     async def missed(self, tenant: str, session: str, after: int) -> list[Sent]:
-        """What the outbox still holds after the offset `after`, in order."""
+        """The next page of what the outbox still holds after the offset `after`, in order.
+
+        It has at least one message if there is any, else no more than half of what is kept for a slow reader.
+        """
         outbox = self._redis.keys.session(tenant, session)[1]
-        return read_entries(await self._redis.command("XRANGE", outbox, str(after + 1), "+"))
+        return read_entries(await self._redis.script("missed", [outbox], [after, *self._page]))
 
     async def issue_ticket(self, tenant: str, stands_for: bytes) -> str:
         """A ticket that opens one stream of this tenant within TICKET_LIFETIME; only its hash is kept."""

@@ -19,6 +19,7 @@ async def test_a_session_is_resumed_on_another_pod_from_where_it_was(wire: Wire)
     resumed = await Sessions(wire.redis, "pod-b").attach(wire.owner, wire.session, 1)
     assert [(sent.offset, sent.body) for sent in resumed.missed] == [(2, b"2"), (3, b"3")]
     assert resumed.generation == 2
+    assert resumed.newest == 3
 
 
 async def test_live_copies_go_to_the_pod_that_attached_last(wire: Wire) -> None:
@@ -49,6 +50,37 @@ async def test_a_resume_that_would_skip_messages_finds_no_session(wire: Wire) ->
         await wire.sessions.attach(wire.owner, wire.session, 3)
     resumed = await wire.sessions.attach(wire.owner, wire.session, 5)
     assert [sent.offset for sent in resumed.missed] == list(range(6, 26))
+
+
+@pytest.mark.parametrize(
+    ("bounds", "pages"),
+    [
+        ({"stream_buffer_messages": 6}, [3, 3, 3, 3, 3, 3, 2]),
+        ({"stream_buffer_messages": 1}, [1] * 20),
+        ({"stream_buffer_messages": 36}, [18, 2]),
+        ({"stream_buffer_bytes": 2 * 17 * 102}, [17, 3]),
+        ({"stream_buffer_bytes": 1}, [1] * 20),
+    ],
+    ids=str,
+)
+async def test_what_was_missed_is_read_in_pages_of_half_of_what_is_kept_for_a_reader(
+    wire: Wire, bounds: dict[str, int], pages: list[int]
+) -> None:
+    for number in range(10, 30):
+        await wire.accept()
+        (call,) = await wire.claim()
+        await wire.outbox.publish(call, b"%d" % number, "ok")
+    settings = wire.redis.settings.model_copy(update=bounds)
+    redis = await Redis.connect(settings, "test")
+    sessions = Sessions(redis, "pod-b")
+    attached = await sessions.attach(wire.owner, wire.session, 0)
+    assert attached.newest == 20
+    found = [attached.missed]
+    while found[-1]:
+        found.append(await sessions.missed(wire.owner.tenant, wire.session, found[-1][-1].offset))
+    assert [len(page) for page in found] == [*pages, 0]
+    assert [sent.offset for page in found for sent in page] == list(range(1, 21))
+    await redis.aclose()
 
 
 async def test_the_outbox_is_bounded_in_bytes_from_its_oldest_end(wire: Wire) -> None:

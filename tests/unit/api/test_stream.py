@@ -57,6 +57,12 @@ def open_stream(client: Client, last: int = 0, session: str = SESSION, **setting
     return stream
 
 
+def hold(stream: Stream, *arrived: Delivery | Accepted) -> None:
+    stream.hold_back()
+    for each in arrived:
+        stream.keep(each)
+
+
 async def settled() -> None:
     for _ in range(3):
         await asyncio.sleep(0)
@@ -91,13 +97,14 @@ async def test_a_gap_is_told_and_nothing_is_skipped() -> None:
 async def test_a_resumed_stream_begins_with_a_greeting_what_was_missed_and_what_came_meanwhile() -> None:
     client = Client()
     stream = open_stream(client, last=2)
-    stream.hold = [
+    hold(
+        stream,
         Delivery(SESSION, 1, 4, b"c4", b"to the stream before"),
         Delivery(SESSION, 1, 0, b"replaced", b""),
         Delivery(SESSION, 2, 4, b"c4", b"{}"),
         Delivery(SESSION, 2, 5, b"c5", b"{}"),
-    ]
-    stream.attach(Attachment(2, [Sent(3, b"{}", b"c3"), Sent(4, b"{}", b"c4")]))
+    )
+    stream.attach(Attachment(2, 4, [Sent(3, b"{}", b"c3"), Sent(4, b"{}", b"c4")]))
     assert client.written == []
     stream.begin(b"hello\n")
     assert stream.generation == 2
@@ -198,25 +205,27 @@ async def test_a_second_stream_of_a_session_ends_the_first_and_outlives_it() -> 
     assert list(connections) == [other]
 
 
-async def test_deliveries_are_kept_for_every_request_that_is_attaching_their_session() -> None:
+async def test_deliveries_are_kept_for_every_stream_that_is_attaching_their_session() -> None:
     connections = Connections()
     delivery = Delivery(SESSION, 2, 1, b"c1", b"{}")
+    first, second = open_stream(Client()), open_stream(Client())
     connections.hold(delivery)
-    first, second = connections.hold_for(SESSION), connections.hold_for(SESSION)
+    for stream in (first, second):
+        connections.hold_for(stream)
     connections.hold(delivery)
-    connections.release(SESSION, first)
+    connections.release(first)
     connections.hold(delivery)
-    connections.release(SESSION, second)
+    connections.release(second)
     connections.hold(delivery)
-    assert (len(first), len(second)) == (1, 2)
+    assert [len(stream.hold.arrived) for stream in (first, second) if stream.hold] == [1, 2]
     assert not connections._attaching
 
 
 async def test_a_stream_that_was_replaced_while_it_was_being_attached_ends() -> None:
     client = Client()
     stream = open_stream(client, last=2)
-    stream.hold = [Delivery(SESSION, 2, 3, b"c3", b"{}"), Delivery(SESSION, 2, 0, b"replaced", b"")]
-    stream.attach(Attachment(2, []))
+    hold(stream, Delivery(SESSION, 2, 3, b"c3", b"{}"), Delivery(SESSION, 2, 0, b"replaced", b""))
+    stream.attach(Attachment(2, 2, []))
     stream.begin(b"hello\n")
     assert stream.ended == "replaced"
     assert client.offsets == [3]
@@ -285,7 +294,7 @@ async def test_what_redis_says_is_pending_replaces_what_was_thought_to_be() -> N
     stream = open_stream(client)
     stream._clock = lambda: 100.0
     stream.expect(Accepted(SESSION, b"cancelled", b"0"))
-    stream.hold = [Accepted(SESSION, b"later", b"3"), Delivery(SESSION, 1, 2, b"answered", b"{}")]
+    hold(stream, Accepted(SESSION, b"later", b"3"), Delivery(SESSION, 1, 2, b"answered", b"{}"))
     stream.catch_up(
         [Waiting(b"c1", b"1", 30.0), Waiting(b"late", b"2", 0.0), Waiting(b"answered", b"4", 20.0)],
         [Sent(1, b"{}", b"other"), Sent(2, b"{}", b"answered")],
@@ -293,19 +302,21 @@ async def test_what_redis_says_is_pending_replaces_what_was_thought_to_be() -> N
     assert stream.overdue(105.0), "it asks again soon for what is overdue and pending still"
     assert not stream.overdue(104.9)
     assert list(stream.pending or ()) == [b"late", b"c1", b"later"]
-    assert stream.hold == [Delivery(SESSION, 1, 2, b"answered", b"{}")]
+    assert stream.hold is not None
+    assert not stream.hold.arrived, "it was in the outbox as well"
 
 
 async def test_a_resumed_stream_knows_what_is_pending_and_nothing_that_the_one_before_delivered() -> None:
     stream = open_stream(Client(), last=2)
-    stream.hold = [
+    hold(
+        stream,
         Accepted(SESSION, b"c4", b"4"),
         Delivery(SESSION, 1, 3, b"c4", b"{}"),
         Accepted(SESSION, b"c5", b"5"),
         Accepted(SESSION, b"c6", b"6"),
         Delivery(SESSION, 2, 4, b"c6", b"{}"),
-    ]
-    stream.attach(Attachment(2, [Sent(3, b"{}", b"c4")], [Waiting(b"c1", b"1", 5.0)]))
+    )
+    stream.attach(Attachment(2, 3, [Sent(3, b"{}", b"c4")], [Waiting(b"c1", b"1", 5.0)]))
     stream.begin(b"hello\n")
     assert set(stream.pending or ()) == {b"c1", b"c5"}
 
@@ -364,3 +375,173 @@ async def test_a_reader_that_is_slow_but_reads_on_is_kept() -> None:
         await stream._flushing
     assert client.offsets == [1]
     assert not stream.ended
+
+
+# What is missed comes in pages.
+
+
+async def test_a_stream_is_behind_until_the_newest_message_that_it_has_heard_of_was_handed_to_it() -> None:
+    client = Client()
+    stream = open_stream(client, last=2)
+    stream.attach(Attachment(2, 5, [Sent(3, b"{}", b"c3")]))
+    stream.begin(b"hello\n")
+    assert stream.behind
+    stream.catch_up([], [Sent(4, b"{}", b"c4"), Sent(5, b"{}", b"c5")])
+    assert not stream.behind
+    assert not stream.take(Delivery(SESSION, 2, 7, b"c7", b"{}"))
+    assert stream.behind
+    assert client.offsets == [3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("bounds", "kept"), [({"stream_buffer_messages": 6}, 3), ({"stream_buffer_bytes": 1000}, 2)], ids=str
+)
+async def test_what_is_held_is_bounded_and_the_rest_left_to_the_outbox(bounds: dict[str, Any], kept: int) -> None:
+    client = Client()
+    stream = open_stream(client, **bounds)
+    arrived = [Delivery(SESSION, 1, offset, b"c%d" % offset, b"x" * 80) for offset in range(2, 12)]
+    requests = [Accepted(SESSION, each.tag, b"1") for each in arrived]
+    hold(stream, *requests, *arrived)
+    assert stream.hold is not None
+    assert stream.hold.arrived == [*requests, *arrived[:kept]], "what was accepted is known nowhere else"
+    assert stream.newest == 11
+    stream.catch_up([], [Sent(1, b"{}", b"c1")])
+    assert stream.hold.arrived == arrived[:kept]
+    stream.release()
+    assert client.offsets == list(range(1, 2 + kept))
+    assert stream.behind
+    assert set(stream.pending or ()) == {each.tag for each in arrived[kept:]}
+
+
+async def test_a_copy_that_comes_later_than_the_page_with_its_message_still_settles_its_call() -> None:
+    stream = open_stream(Client(), last=4, stream_buffer_messages=1)
+    hold(stream, Accepted(SESSION, b"c4", b"4"), Delivery(SESSION, 1, 4, b"c4", b"{}"))
+    stream.catch_up([], [])
+    assert stream.pending is None
+
+
+async def test_a_call_that_is_taken_back_while_its_acceptance_is_held_is_not_expected() -> None:
+    stream = open_stream(Client())
+    hold(stream, Accepted(SESSION, b"c1", b"1"), Accepted(SESSION, b"c2", b"2"))
+    stream.forget(b"c1")
+    stream.catch_up([], [])
+    assert set(stream.pending or ()) == {b"c2"}
+
+
+async def test_what_may_be_answered_behind_a_page_stays_pending_and_is_not_doubted() -> None:
+    stream = open_stream(Client())
+    for number in (1, 2, 3):
+        stream.expect(Accepted(SESSION, b"c%d" % number, b"%d" % number))
+    for missed in (Sent(1, b"{}", b"c1"), Sent(2, b"{}", b"c2")):
+        stream.newest = 3
+        assert not stream.doubt([], [missed])
+        stream.catch_up([], [missed])
+    assert set(stream.pending or ()) == {b"c3"}
+    assert not stream.doubt([], [Sent(3, b"{}", b"c3")])
+    stream.catch_up([], [Sent(3, b"{}", b"c3")])
+    assert stream.pending is None
+
+
+async def test_who_waits_for_a_reader_goes_on_when_it_has_read_or_its_stream_has_ended() -> None:
+    client = Client()
+    client.keeps_up = False
+    stream, leaving = open_stream(client), open_stream(client)
+    for each in (stream, leaving):
+        each.deliver(1, b"{}")
+    waiting = [asyncio.create_task(each.ready()) for each in (stream, leaving)]
+    await settled()
+    assert not any(task.done() for task in waiting)
+    leaving.end("draining")
+    leaving.part(b"")
+    await settled()
+    assert [task.done() for task in waiting] == [False, True]
+    client.read()
+    await settled()
+    await asyncio.wait_for(waiting[0], 5)
+    assert not stream._buffer
+
+
+async def test_a_reader_that_nothing_can_be_read_for_is_ended_when_it_stalls() -> None:
+    client = Client()
+    client.keeps_up = False
+    stream = open_stream(client, stream_write_timeout=0.01)
+    await asyncio.wait_for(stream.ready(), 5)
+    assert stream.ended == "slow reader"
+
+
+class Wire:
+    """Redis on one side, the pod on the other, which looks, reads a page and holds what comes, at any moment."""
+
+    def __init__(self, client: Client) -> None:
+        self.stream = open_stream(client, stream_buffer_messages=4)  # of which two are held
+        self.accepted = 0
+        self.outbox: list[Sent] = []
+        self.wire: list[Accepted | Delivery] = []
+        self.looked: tuple[int, list[Waiting]] | None = None
+
+    def accept(self) -> None:
+        self.accepted += 1
+        self.wire.append(Accepted(SESSION, b"c%d" % self.accepted, b"%d" % self.accepted))
+
+    def answer(self) -> None:
+        offset = len(self.outbox) + 1
+        if offset <= self.accepted:
+            self.outbox.append(Sent(offset, b"{}", b"c%d" % offset))
+            self.wire.append(Delivery(SESSION, 1, offset, b"c%d" % offset, b"{}"))
+
+    def lag(self) -> None:
+        if not self.wire:
+            return
+        arrived = self.wire.pop(0)
+        if self.stream.hold is not None:
+            self.stream.keep(arrived)
+        elif isinstance(arrived, Accepted):
+            self.stream.expect(arrived)
+        else:
+            self.stream.take(arrived)
+
+    def hold(self) -> None:
+        if self.stream.hold is None:
+            self.stream.hold_back()
+
+    def look(self) -> None:
+        if self.stream.hold is not None:
+            pending = range(len(self.outbox) + 1, self.accepted + 1)
+            self.looked = len(self.outbox), [Waiting(b"c%d" % n, b"%d" % n, 9.0) for n in pending]
+
+    def page(self) -> None:
+        if self.looked is not None:
+            newest, pending = self.looked
+            self.looked = None
+            self.stream.newest = max(self.stream.newest, newest)
+            missed = self.outbox[self.stream.last : self.stream.last + 2]
+            self.stream.doubt(pending, missed)
+            self.stream.catch_up(pending, missed)
+
+    def release(self) -> None:
+        self.looked = None
+        self.stream.release()
+
+    def come_to_rest(self) -> None:
+        while self.wire:
+            self.lag()
+        self.hold()
+        self.look()
+        while self.stream.behind or self.stream.last < len(self.outbox):
+            self.page()
+            self.look()
+        self.page()
+        self.release()
+
+
+@given(st.lists(st.sampled_from(["accept", "answer", "lag", "hold", "look", "page", "release"]), max_size=60))
+async def test_however_pages_and_copies_mix_each_message_comes_once_and_in_order(steps: list[str]) -> None:
+    client = Client()
+    wire = Wire(client)
+    for step in steps:
+        getattr(wire, step)()
+    wire.come_to_rest()
+    answered = len(wire.outbox)
+    assert client.offsets == list(range(1, answered + 1))
+    assert not wire.stream.doubtful
+    assert set(wire.stream.pending or ()) == {b"c%d" % n for n in range(answered + 1, wire.accepted + 1)}
