@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -69,6 +70,38 @@ async def test_a_client_that_does_not_read_is_cut_off_at_the_bound_and_resumes_w
     async with connect(fast, key=platform.key, last_event_id=posting.last_id) as after:
         for number in range(1, sent + 1):
             assert text_of((await after.event()).message["result"]) == f"{number} {LARGE}"
+
+
+async def test_a_resume_that_is_not_read_is_cut_off_and_whoever_reads_a_little_at_a_time_gets_all_in_one(
+    platform: Platform,
+) -> None:
+    pages = {"stream_buffer_bytes": 300_000}
+    stalling, patient = await platform.api(**pages, stream_write_timeout=0.2), await platform.api(**pages)
+    await platform.worker()
+    async with connect(patient, key=platform.key) as before:
+        await before.initialize()
+        seen = before.last_id
+        for _ in range(30):
+            await before.call("echo", {"text": LARGE})
+        resume = head("GET", "/t/demo/sse", platform.key, f"last-event-id: {seen}")
+        async with raw(stalling, receive_buffer=4096) as (_, writer):
+            writer.write(resume)
+            assert "replaced" in await before.ended()
+
+            async def cut_off() -> bool:
+                return await metric(stalling, "trunkline_slow_readers_total") == 1
+
+            await eventually(cut_off)
+        async with raw(patient, receive_buffer=4096) as (reader, writer), asyncio.timeout(PATIENCE):
+            writer.write(resume)
+            read: list[bytes] = []
+            missing = 30 * len(LARGE)
+            while missing:
+                read.append(await reader.read(4096))
+                assert read[-1], "the stream has ended"
+                missing -= read[-1].count(b"x")
+            ids = re.findall(rb"^id: \w+\.(\d+)$", b"".join(read), re.MULTILINE)
+            assert [int(offset) for offset in ids] == list(range(1, 32))
 
 
 async def test_one_message_larger_than_the_buffer_reaches_a_client_that_reads(platform: Platform) -> None:

@@ -14,7 +14,7 @@ from trunkline.settings import Settings, load_settings
 from trunkline.streams.calls import Bounds, Calls, LaneReader, Message
 from trunkline.streams.client import Redis
 from trunkline.streams.outbox import Outbox
-from trunkline.streams.sessions import Owner, Sessions, new_session_id
+from trunkline.streams.sessions import Owner, Sessions, new_session_id, read_entries
 
 PLENTY = Bounds.of(rate=1e6, burst=1_000_000, in_flight=1000)
 
@@ -62,8 +62,9 @@ class Wire:
         return await self.reader.claim(free, 500)
 
     async def sent(self) -> list[tuple[int, bytes]]:
-        missed = await self.sessions.missed(self.owner.tenant, self.session, 0)
-        return [(each.offset, each.body) for each in missed]
+        outbox = self.redis.keys.session(self.owner.tenant, self.session)[1]
+        entries = read_entries(await self.redis.command("XRANGE", outbox, "-", "+"))
+        return [(each.offset, each.body) for each in entries]
 
     async def in_flight(self) -> int:
         return int(await self.redis.command("HGET", self.redis.keys.tenant(self.owner.tenant).usage, "inflight") or 0)
