@@ -96,7 +96,7 @@ async def test_a_resume_that_is_not_read_is_cut_off_and_whoever_reads_a_little_a
             writer.write(resume)
             read: list[bytes] = []
             missing = 30 * len(LARGE)
-            while missing:
+            while missing > 0:
                 read.append(await reader.read(4096))
                 assert read[-1], "the stream has ended"
                 missing -= read[-1].count(b"x")
