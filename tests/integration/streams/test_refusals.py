@@ -11,7 +11,8 @@ from tests.stores import open_directory
 
 from trunkline.dev.data import DataDirectory
 from trunkline.dev.stores import running_stores
-from trunkline.errors import Unavailable
+from trunkline.errors import SessionNotFound, Unavailable
+from trunkline.streams.sessions import Sessions, new_session_id
 
 
 @pytest.fixture
@@ -40,3 +41,46 @@ async def test_a_full_redis_refuses_calls_and_loses_no_answer(wire: Wire) -> Non
         assert await publishing == 1
     assert await wire.pending() == 0
     assert await wire.redis.command("XLEN", wire.redis.keys.tenant(wire.owner.tenant).audit) == 1
+
+
+async def test_a_full_redis_refuses_new_sessions_and_keeps_those_that_were_left(wire: Wire) -> None:
+    tenant = wire.redis.keys.tenant(wire.owner.tenant)
+    # One ended long ago, one was left half an hour ago: something to be cleared away, before or after the refusal.
+    seconds, _ = await wire.redis.command("TIME")
+    await wire.redis.command("ZADD", tenant.sessions, (int(seconds) - 60) * 1000, "ended")
+    await wire.redis.command("ZADD", tenant.sessions, "XX", (int(seconds) + 60) * 1000, wire.session)
+    operator = await wire.redis.dial("test")
+    await operator.send("CONFIG", "SET", "maxmemory", "1")
+    session = new_session_id()
+    with pytest.raises(Unavailable):
+        await wire.sessions.open(wire.owner, session, "sse", b"{}", 1)
+    await operator.send("CONFIG", "SET", "maxmemory", "0")
+    operator.close()
+    assert await wire.redis.command("ZCARD", tenant.sessions) == 2
+    with pytest.raises(SessionNotFound):
+        await wire.sessions.attach(wire.owner, session, 0)
+    assert (await wire.sessions.attach(wire.owner, wire.session, 0)).generation == 2
+
+
+async def test_a_resume_that_a_full_redis_refuses_ends_no_stream(wire: Wire) -> None:
+    heard: asyncio.Queue[bytes] = asyncio.Queue()
+
+    def push(reply: list[bytes]) -> None:
+        heard.put_nowait(reply[2] if reply[0] == b"message" else reply[0])
+
+    channel = f"{wire.redis.keys.tenant(wire.owner.tenant).pods}pod-a"
+    listener, operator = await wire.redis.dial("listener", on_push=push), await wire.redis.dial("operator")
+    listener.push("SUBSCRIBE", channel)
+    async with asyncio.timeout(10):
+        assert await heard.get() == b"subscribe"
+        await operator.send("CONFIG", "SET", "maxmemory", "1")
+        with pytest.raises(Unavailable):
+            await Sessions(wire.redis, "pod-b").attach(wire.owner, wire.session, 0)
+        await operator.send("CONFIG", "SET", "maxmemory", "0")
+        await operator.send("PUBLISH", channel, b"after the refusal")
+        first = await heard.get()
+    for connection in (listener, operator):
+        connection.close()
+        await connection.lost
+    assert first == b"after the refusal"
+    assert (await Sessions(wire.redis, "pod-b").attach(wire.owner, wire.session, 0)).generation == 2

@@ -22,8 +22,8 @@ if last < newest then
 end
 local now = clock()
 local generation, pod = string.match(state[2], '(%d+) (.*)')
+redis.call('HSET', KEYS[1], 'holder', (generation + 1) .. ' ' .. ARGV[3]) -- a full Redis refuses it, and nobody is told
 redis.call('PUBLISH', ARGV[5] .. pod, ARGV[1] .. '\n' .. generation .. '\n0\nreplaced\n')
 generation = generation + 1
-redis.call('HSET', KEYS[1], 'holder', generation .. ' ' .. ARGV[3])
 renew(KEYS[1], KEYS[3], ARGV[1], ARGV[6], now)
 return {generation, newest, missed, pending(KEYS[1], KEYS[4], ARGV[7], now)}

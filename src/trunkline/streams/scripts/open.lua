@@ -1,9 +1,8 @@
---@include clock
 -- open: a new session whose stream this pod holds.
 -- Guarantee: never more sessions of a tenant than its limit, nor opened faster; repeated, it opens the same session. At
 -- the limit the session that was left longest ends, if nobody has used it for 5 minutes (an open stream renews its
 -- session every minute) and it waits for no answer: clients of this transport have no way to say that they will not
--- come back.
+-- come back. A refusal changes nothing: the first write is one that a full Redis refuses.
 -- KEYS: 1 session, 2 sessions of the tenant, 3 usage
 -- ARGV: 1 session id, 2 principal, 3 transport, 4 pod, 5 lifetime in ms, 6 most sessions, 7 caller, 8 us between
 --       sessions at the limit, 9 us of burst, 10 repeated
@@ -18,14 +17,20 @@ local due = math.max(tonumber(redis.call('HGET', KEYS[3], 'opened') or 0), us) +
 local early = due - us - ARGV[9]
 if early > 0 then return {'rate', math.ceil(early / 1000)} end
 
-redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
-if redis.call('ZCARD', KEYS[2]) >= tonumber(ARGV[6]) then
-  local left = redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')
+local alive, left, session = string.format('(%d', now), {}, nil
+if redis.call('ZCOUNT', KEYS[2], alive, '+inf') >= tonumber(ARGV[6]) then
+  left = redis.call('ZRANGEBYSCORE', KEYS[2], alive, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
   if not left[1] or tonumber(left[2]) > now + ARGV[5] - 300000 then return {'sessions', 30000} end
-  local session = string.sub(KEYS[1], 1, -#ARGV[1] - 1) .. left[1]
+  session = string.sub(KEYS[1], 1, -#ARGV[1] - 1) .. left[1]
   for _, field in ipairs(redis.call('HKEYS', session)) do
     if string.sub(field, 1, 2) == 'p:' then return {'sessions', 30000} end
   end
+end
+
+redis.call('HSET', KEYS[3], 'opened', string.format('%d', due))
+redis.call('PEXPIRE', KEYS[3], ARGV[5])
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
+if session then
   redis.call('DEL', session, session .. ':out')
   redis.call('ZREM', KEYS[2], left[1])
 end
@@ -35,6 +40,4 @@ redis.call('HSET', KEYS[1], 'principal', ARGV[2], 'transport', ARGV[3], 'caller'
 redis.call('PEXPIRE', KEYS[1], ARGV[5])
 redis.call('ZADD', KEYS[2], now + ARGV[5], ARGV[1])
 redis.call('PEXPIRE', KEYS[2], ARGV[5])
-redis.call('HSET', KEYS[3], 'opened', string.format('%d', due))
-redis.call('PEXPIRE', KEYS[3], ARGV[5])
 return 0
