@@ -226,3 +226,28 @@ async def test_a_second_signal_ends_an_api_pod_at_once(deployment: Deployment, n
     assert await api.ended(3) >= 0
     assert not [line for line in api.lines() if not line.startswith("{")]
     half.writer.close()
+
+
+@pytest.mark.parametrize("number", [SIGTERM, SIGINT])
+async def test_a_signal_ends_an_api_pod_that_waits_for_redis_still(
+    settings: Settings, tmp_path: Path, number: Signals
+) -> None:
+    asked = asyncio.Event()
+
+    async def hang_up(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        writer.close()
+
+    nobody = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    address = f"redis://127.0.0.1:{nobody.sockets[0].getsockname()[1]}"
+    deployment = Deployment(settings.model_copy(update={"redis_url": address}), tmp_path, key="")
+    try:
+        pod = deployment._api()
+        async with asyncio.timeout(30):
+            await asked.wait()
+        pod.signal(number)
+        assert await pod.ended(3) == 0
+        assert not [line for line in pod.lines() if not line.startswith("{")]
+    finally:
+        deployment.end()
+        nobody.close()

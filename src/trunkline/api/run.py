@@ -105,21 +105,34 @@ class ApiProcess:
         self.ready = asyncio.Event()
         """Set when this pod serves and hears what is published for it."""
         self._tasks: set[asyncio.Task[None]] = set()
+        self._starting: asyncio.Task[Any] | None = None
 
     async def run(self, listener: socket.socket) -> None:
         """Serve until `stop`."""
+        self._starting = asyncio.current_task()
+        try:
+            await self._run(listener)
+        except asyncio.CancelledError:
+            if self._starting is None or not self._stop.is_set():
+                raise
+            log.info("stopped")  # nobody has been served yet
+
+    async def _run(self, listener: socket.socket) -> None:
         redis = await Redis.connect(self._settings, "api", patience=_START_PATIENCE)
         database = Database(self._settings.database_url, process="api")
         try:
             await self._compose(redis, database)
+            self._starting = None
             await self._serve(listener)
         finally:
             await database.aclose()
             await redis.aclose()
 
     def stop(self) -> None:
-        """Drain and end; called again, end without waiting for what is under way."""
-        if self._stop.is_set():
+        """Drain and end; called again, or before this pod serves, end without waiting for anything."""
+        if self._starting is not None:
+            self._starting.cancel()
+        elif self._stop.is_set():
             self._server.force_exit = True
             self._hurry.set()
         self._stop.set()
