@@ -18,6 +18,9 @@ _ADOPTED = 1_000
 """Events of one lane that are taken over at once."""
 _ABANDONED_MS = 10_000
 """After this long without acknowledgement, an event is read by another writer; writing it twice does no harm."""
+_FORGET_EVERY = 300.0
+_GONE_MS = 3_600_000
+"""A writer that lives asks every lane each `_ADOPT_EVERY`; one that has not for so long is gone."""
 
 log = structlog.get_logger("trunkline.audit")
 
@@ -45,6 +48,7 @@ class AuditFeed:
         self._lane_by_stream = {name.encode(): lane for lane, name in enumerate(self._streams)}
         self._connection: Connection | None = None
         self._adopted_at = float("-inf")
+        self._forgot_at = float("-inf")
         self._refused_with = ""
 
     async def read(self, limit: int, block_ms: int) -> list[AuditEntry]:
@@ -69,13 +73,17 @@ class AuditFeed:
         return []
 
     async def ack(self, entries: Sequence[AuditEntry]) -> None:
-        """These are written; forget them."""
+        """These are written; forget them.
+
+        Whoever dies in between leaves deleted entries unacknowledged, and adoption drops those. The other way round,
+        entries that nobody reads would stay and count towards the backlog for ever.
+        """
         by_lane: dict[int, list[bytes]] = defaultdict(list)
         for entry in entries:
             by_lane[entry.lane].append(entry.entry_id)
         for lane, ids in by_lane.items():
-            await self._redis.command("XACK", self._streams[lane], AUDIT_GROUP, *ids)
             await self._redis.command("XDEL", self._streams[lane], *ids)
+            await self._redis.command("XACK", self._streams[lane], AUDIT_GROUP, *ids)
 
     async def backlog(self) -> int:
         """Events that are not written yet."""
@@ -121,7 +129,16 @@ class AuditFeed:
             adopted += [_read(lane, entry, fields) for entry, fields in reply[1] if fields]
         if not adopted:  # where there was something there may be more
             self._adopted_at = now
+            await self._forget_writers(now)
         return adopted
+
+    async def _forget_writers(self, now: float) -> None:
+        """Every few minutes, forget the writers that are gone: each start of a worker makes one in every lane."""
+        if now - self._forgot_at < _FORGET_EVERY:
+            return
+        for stream in self._streams:
+            await self._redis.script("retire", [stream], [AUDIT_GROUP, _GONE_MS])
+        self._forgot_at = now
 
 
 def _read(lane: int, entry: bytes, fields: Sequence[bytes]) -> AuditEntry:
