@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 
 from tests.journey import workshop
-from tests.journey.conftest import Platform
+from tests.journey.conftest import Platform, eventually
 from tests.journey.workshop import Gate
 from tests.sse import Stream, connect, text_of
 
 from trunkline.streams.keys import Keys
+from trunkline.streams.lost import LostWorkers
+from trunkline.streams.workers import signs_of_life
 
 
 async def send(stream: Stream, tool: str, gate: Gate) -> int:
@@ -82,3 +84,28 @@ async def test_what_may_be_repeated_goes_on_elsewhere_when_its_worker_may_not_wa
         await gate.until(entered=3)
         gate.open()
         assert text_of((await stream.answer(again))["result"]) == "through"
+
+
+async def test_a_worker_that_was_taken_for_dead_goes_on_with_a_call_that_it_is_given_again(
+    platform: Platform, gate: Gate
+) -> None:
+    api = await platform.api()
+    await platform.workshop()
+    lane = Keys(platform.settings).lane_of((await platform.tenants.get("demo")).id)
+    async with connect(api, key=platform.key) as stream:
+        await stream.initialize()
+        sent = await send(stream, "wait_again", gate)
+        await gate.until(inside=1)
+        for _ in range(3):
+            (worker,) = await signs_of_life(platform.redis)
+            (fate,) = await LostWorkers(platform.redis).reclaim(lane, {worker: b""})
+            assert fate.fate == "again"
+
+            async def claims_again() -> bool:
+                left = await platform.redis.command("XPENDING", Keys(platform.settings).calls(lane), "workers")
+                return bool(left[0])
+
+            await eventually(claims_again)
+        gate.open()
+        assert text_of((await stream.answer(sent))["result"]) == "through"
+        assert gate.entered == 1

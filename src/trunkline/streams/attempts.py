@@ -26,7 +26,7 @@ class Verdict(IntEnum):
 
 
 class Attempts:
-    """Starts and hands back, for one worker. Both try until Redis answers."""
+    """Starts and hands back, for one worker."""
 
     def __init__(self, redis: Redis, worker: str) -> None:
         self._redis = redis
@@ -36,7 +36,8 @@ class Attempts:
     async def start(self, call: Call, repeatable: bool) -> Verdict:
         """Record that this worker begins an attempt; once this says GO, no other worker will begin the same.
 
-        Should this worker die, a call that is not repeatable is answered as unknown rather than run again.
+        Tries until Redis answers. Should this worker die, a call that is not repeatable is answered as unknown rather
+        than run again.
         """
         return Verdict(await self._starting.add(call.lane, (call, repeatable)))
 
@@ -50,27 +51,27 @@ class Attempts:
         return verdicts
 
     async def suspect(self, call: Call) -> None:
-        """Record that, should this worker die, this call is what it died of; before it begins."""
+        """Record, before it begins, that this worker runs a call's last attempt. Tries until Redis answers."""
         await self._redis.script("suspect", [self._redis.keys.suspects], [self._worker, call.id], patience=None)
 
     async def acquit(self) -> None:
-        """This worker lives on: whatever it dies of later, it was not that."""
+        """This worker has outlived that attempt."""
         with contextlib.suppress(Unavailable):
             await self._redis.command("HDEL", self._redis.keys.suspects, self._worker)
 
-    async def hand_back(self, calls: Iterable[Call]) -> int:
-        """Give calls back to their lanes: never begun, or repeatable and stopped. Returns how many went back."""
+    async def hand_back(self, calls: Iterable[Call], *, begun: bool) -> int:
+        """Give calls back to their lanes: never begun, or begun and repeatable. Returns how many went back.
+
+        Raises:
+            Unavailable: Redis is away.
+        """
         keys = self._redis.keys
-        by_lane: defaultdict[int, list[bytes]] = defaultdict(list)
+        by_lane: defaultdict[int, list[Argument]] = defaultdict(list)
         for call in calls:
-            by_lane[call.lane].append(call.entry)
+            by_lane[call.lane] += (call.entry, int(begun))
         counts = await asyncio.gather(
             *(
-                self._redis.script(
-                    "handback",
-                    [keys.deadlines(lane), keys.calls(lane)],
-                    [keys.lane(lane), *entries],
-                )
+                self._redis.script("handback", [keys.deadlines(lane), keys.calls(lane)], [keys.lane(lane), *entries])
                 for lane, entries in by_lane.items()
             )
         )

@@ -22,7 +22,8 @@ names themselves, from what the lane's keys begin with (docs/decisions/0009-batc
 | `control` | channel | cancellations, revocations, changes of tenants; every pod listens | |
 | `snapshot:<kind>:<name>` | hash | the newest known state of a record in Postgres, for pods that find Postgres away | 7 days |
 | `revoked` | hash | id of each revoked, not yet expired key: from when it is refused | fields leave with the key's own expiry |
-| `suspects` | hash | the call that each worker has on probation, see worker/consumer.py | a day after the last |
+| `suspects` | hash | by worker, the call that has its last attempt there | a day after the last |
+| `looked` | string | nothing: that it can be written shows that workers can give signs of life | a minute |
 | `workers` | sorted set | `<worker> <slots>`, by the epoch ms until which the last sign of life holds | members leave a minute later |
 """
 
@@ -67,6 +68,7 @@ class Keys:
         self.revoked = f"{self.prefix}revoked"
         self.workers = f"{self.prefix}workers"
         self.suspects = f"{self.prefix}suspects"
+        self.looked = f"{self.prefix}looked"
         self.tenant = lru_cache(4096)(self._tenant)
         """The keys of a tenant, by its id; computed once for the busy ones."""
 

@@ -103,6 +103,11 @@ class LostWorkers:
             Unavailable: Redis is away.
         """
         began = time.monotonic()
+        try:  # a Redis that takes no writes takes no signs of life either
+            await self._redis.command("SET", self._redis.keys.looked, 1, "PX", _SLOTS_FOR_MS)
+        except Unavailable:
+            self._vigil.forget()
+            raise
         signs = await signs_of_life(self._redis)
         claimants = await asyncio.gather(*(self._claimants(lane) for lane in range(self._redis.keys.lanes)))
         now = time.monotonic()
@@ -146,7 +151,7 @@ class LostWorkers:
 
         Args:
             lane: Number of the lane.
-            dead: The workers, each with the call that it had on probation, or nothing.
+            dead: The workers, each with the call whose last attempt it ran, or nothing.
         """
         keys, settings = self._redis.keys, self._redis.settings
         reclaimed: list[Reclaimed] = []
@@ -165,7 +170,8 @@ class LostWorkers:
                 )  # fmt: skip
             except (RedisRefusal, Unavailable):  # the group is lost, or Redis takes no writes: the next look
                 return reclaimed
-            if not fates:
-                return reclaimed
-            for fate, call in zip(fates[::2], fates[1::2], strict=True):
+            handled, *became = fates
+            for fate, call in zip(became[::2], became[1::2], strict=True):
                 reclaimed.append(Reclaimed(call.decode(), cast("Fate", fate.decode())))
+            if handled < _MOST_ENTRIES:
+                return reclaimed

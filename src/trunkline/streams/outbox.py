@@ -66,13 +66,13 @@ class Outbox:
 
         Args:
             call: The call that the message belongs to.
-            number: Its number within the call; a repetition of the same number is sent once.
+            number: Its number within the attempt; a repetition of the same number is sent once.
             message: The JSON-RPC notification or request.
             extend_ms: With progress, the time that the call has from now on, in milliseconds; 0 leaves it.
             latest_ms: Beyond which epoch millisecond no progress extends it.
 
         Returns:
-            The offset in the outbox, or 0 when the call is not pending any more.
+            The offset in the outbox, or 0 when the call is not pending any more or another worker's.
         """
         keys = self._redis.keys
         tenant = keys.tenant(call.tenant)
@@ -80,8 +80,8 @@ class Outbox:
             "notify",
             (*keys.session(call.tenant, call.session), tenant.deadlines),
             (
-                call.session, call.id, number, f"{call.tenant}:{call.session}:{call.id}", message,
-                extend_ms, latest_ms, tenant.pods, *self._limits,
+                call.session, call.id, f"{call.attempt}-{number}", f"{call.tenant}:{call.session}:{call.id}", message,
+                extend_ms, latest_ms, tenant.pods, *self._limits, call.entry,
             ),
             patience=None,
         )  # fmt: skip

@@ -17,6 +17,7 @@ from trunkline.streams.attempts import Attempts, Verdict
 from trunkline.streams.calls import Calls, LaneReader
 from trunkline.streams.client import Redis
 from trunkline.streams.connection import ConnectionLost, RedisRefusal
+from trunkline.streams.lost import MOST_ATTEMPTS
 from trunkline.streams.outbox import Outbox
 from trunkline.tenants.directory import TenantDirectory
 from trunkline.tenants.model import Tenant
@@ -34,9 +35,9 @@ _GATHER = 0.002
 _CLOCK_EVERY = 30.0
 _DEADLINE_LOOK = 0.1
 """Seconds between looks at the deadlines of what runs here: how late a call may be answered for."""
-_PROBATION = 0.25
-"""Seconds at its beginning during which a call that was lost with a worker before is held responsible for this one. A
-tool that ends its process does so soon; calls that only ran beside it must not be set aside for it."""
+_QUIET = 0.25
+"""Seconds for which a worker begins nothing else when it begins a call's last attempt, so that what ends it then is
+that call, not one that happened to begin beside it."""
 
 log = structlog.get_logger(__name__)
 
@@ -69,7 +70,6 @@ class Consumer:
         self._clock = redis.clock
         self._slots = Slots(self._settings.concurrency)
         self._running: dict[str, Running] = {}
-        self._probation = asyncio.Lock()
         self._side: set[asyncio.Task[int]] = set()
         self._slot_freed = asyncio.Event()
         self._stopping = False
@@ -79,16 +79,13 @@ class Consumer:
     async def run(self) -> None:
         """Claim and run calls until `stop`, then finish what runs."""
         await self._clock.read(self._redis)
-        watching = asyncio.create_task(self._watch_deadlines(), name="deadlines")
-        try:
-            await self._claim_all()
-            await self._finish()
-        finally:
-            watching.cancel()
+        await self._claim_all()
+        await self._finish()
 
     def stop(self) -> None:
         """Claim nothing more; a claim that waits in Redis is sent back empty-handed."""
         self._stopping = True
+        self._slots.close()
         self._slot_freed.set()
         if self._reader is not None:
             self._unblocking = asyncio.create_task(_unless_away(self._reader.unblock()))
@@ -145,7 +142,7 @@ class Consumer:
                     continue
                 claimed = await reader.claim(free, _BLOCK_MS)
                 if self._stopping:
-                    await self._hand_back(claimed)
+                    await self._hand_back(claimed, begun=False)
                     return
                 for call in claimed:
                     self._claimed(call)
@@ -176,7 +173,7 @@ class Consumer:
         running = self._running.get(call.id)
         if running is None:
             self._slots.renew(call)
-        elif call.attempt > running.call.attempt:
+        else:
             running.call = call
 
     def _begin(self, call: Call) -> None:
@@ -192,18 +189,20 @@ class Consumer:
             if answer is not None and not running.over:
                 await self._publish(running, answer)
             elif answer is not None:
-                await self._outbox.publish(running.call, b"", "cancelled")  # acknowledges; nobody waits for an answer
+                await self._publish_as_claimed(running, Answer(b"", "cancelled"))  # acknowledges; nobody waits
         except asyncio.CancelledError:
             if not running.over:
                 raise
-            await self._outbox.publish(running.call, b"", "cancelled")
+            await self._publish_as_claimed(running, Answer(b"", "cancelled"))
         finally:
             del self._running[call.id]
             self._metrics.running_calls.dec()
-            following = self._slots.release(call)
+            self._begin_all(self._slots.release(call))
             self._slot_freed.set()
-            for waiting in following:
-                self._begin(waiting)
+
+    def _begin_all(self, calls: Sequence[Call]) -> None:
+        for call in calls:
+            self._begin(call)
 
     async def _execute_safely(self, running: Running) -> Answer | None:
         """Whatever goes wrong is an answer: a message without one would hold its place in the lane for ever.
@@ -213,9 +212,12 @@ class Consumer:
         """
         call = running.call
         if call.wants_answer and running.deadline <= self._clock.now_ms():
-            return too_late(call)
+            return overdue(call) if call.attempt > 1 else too_late(call)
         try:
             return await self._execute(running)
+        except (SystemExit, KeyboardInterrupt) as error:
+            log.error("a tool tried to end the worker", call=call.id, session=call.session, error=repr(error))
+            return in_its_place(call, "The tool ended unexpectedly.")
         except asyncio.CancelledError:
             if running.over or running.task.cancelling():
                 raise
@@ -238,38 +240,38 @@ class Consumer:
         execution = self._executor.prepare(
             call, caller, tenant.toolsets, lambda message, progress: self._notify(running, message, progress)
         )
-        if call.attempt > 1:
-            return await self._execute_on_probation(running, execution)
-        return await self._execute_now(running, execution) if await self._may_begin(running, execution) else None
+        if call.attempt >= MOST_ATTEMPTS:
+            await self._attempts.suspect(call)
+        if not await self._may_begin(running, execution):
+            return None
+        if call.attempt >= MOST_ATTEMPTS:
+            return await self._execute_last(execution)
+        return await self._execute_now(execution)
 
-    async def _execute_now(self, running: Running, execution: Execution) -> Answer:
+    async def _execute_now(self, execution: Execution) -> Answer:
+        call = execution.call
         if stations.on:
-            stations.log(
-                "execute", call=execution.call.id, tenant=execution.caller.slug, session=execution.call.session
-            )
+            stations.log("execute", call=call.id, tenant=execution.caller.slug, session=call.session)
         started = time.perf_counter()
-        try:
-            answer = await execution.run()
-        except (SystemExit, KeyboardInterrupt) as error:  # from a task they would end the event loop
-            log.error("a tool tried to end the worker", call=execution.call.id, error=repr(error))
-            answer = in_its_place(execution.call, "The tool ended unexpectedly.")
+        answer = await execution.run()
         self._metrics.execute_seconds.observe(time.perf_counter() - started)
         return answer
 
-    async def _execute_on_probation(self, running: Running, execution: Execution) -> Answer | None:
-        """One such call begins at a time, and the next when this one has shown that it does not end the worker."""
-        async with self._probation:
-            await self._attempts.suspect(running.call)
-            if not await self._may_begin(running, execution):
-                return None
-            working = running.inner = asyncio.create_task(self._execute_now(running, execution))
-            try:
-                await asyncio.wait({working}, timeout=_PROBATION)
-                await self._attempts.acquit()
-            except asyncio.CancelledError:
-                working.cancel()
-                raise
-        return await working
+    async def _execute_last(self, execution: Execution) -> Answer:
+        """Run a call's last attempt: one at a time (`Slots`), and begun while nothing else begins."""
+        self._slots.close()
+        opening = asyncio.get_running_loop().call_later(_QUIET, self._open)
+        try:
+            return await self._execute_now(execution)
+        finally:
+            opening.cancel()
+            self._open()
+            await self._attempts.acquit()
+
+    def _open(self) -> None:
+        if not self._stopping:
+            self._begin_all(self._slots.open())
+            self._slot_freed.set()
 
     async def _may_begin(self, running: Running, execution: Execution) -> bool:
         """Record the start where it must be known if this worker dies; False where the call is not ours to begin."""
@@ -282,7 +284,7 @@ class Consumer:
         if verdict is not Verdict.GO:
             running.over = True
             if verdict is Verdict.GONE:
-                await self._outbox.publish(running.call, b"", "cancelled")
+                await self._publish_as_claimed(running, Answer(b"", "cancelled"))
             return False
         running.begun = True
         return True
@@ -293,13 +295,21 @@ class Consumer:
         if len(answer.message) > self._settings.outbox_max_bytes:
             answer = in_its_place(call, "The result is larger than this server can deliver.")
         started = time.perf_counter()
-        offset = await self._outbox.publish(call, answer.message, answer.outcome, answer.context)
+        offset = await self._publish_as_claimed(running, answer)
         self._metrics.publish_seconds.observe(time.perf_counter() - started)
         if call.wants_answer:
             self._metrics.executed(answer.outcome)
             (self._metrics.publish_published if offset else self._metrics.publish_too_late).inc()
         if stations.on:
             stations.log("publish", call=call.id, session=call.session, offset=offset, outcome=answer.outcome)
+
+    async def _publish_as_claimed(self, running: Running, answer: Answer) -> int:
+        """Publish for the attempt that this worker has, which may be a newer one by the time that Redis answers."""
+        while True:
+            call = running.call
+            offset = await self._outbox.publish(call, answer.message, answer.outcome, answer.context)
+            if offset or running.call is call:
+                return offset
 
     async def _notify(self, running: Running, message: bytes, progress: bool) -> None:
         call = running.call
@@ -313,7 +323,7 @@ class Consumer:
 
     # Deadlines.
 
-    async def _watch_deadlines(self) -> None:
+    async def watch_deadlines(self) -> None:
         """Answer the calls whose time is over, until cancelled: one look at all costs less than a timer for each."""
         while True:
             await asyncio.sleep(_DEADLINE_LOOK)
@@ -321,7 +331,9 @@ class Consumer:
             for running in list(self._running.values()):
                 call = running.call
                 if call.wants_answer and running.deadline <= now:
-                    self._answer_instead(running, overdue(call) if running.begun else too_late(call))
+                    self._answer_instead(
+                        running, overdue(call) if running.begun or call.attempt > 1 else too_late(call)
+                    )
 
     def _answer_instead(self, running: Running, answer: Answer) -> None:
         """Answer now what a tool has not, then halt it."""
@@ -329,7 +341,7 @@ class Consumer:
             return
         running.over = True
         self._metrics.executed(answer.outcome)
-        publishing = self._aside(self._outbox.publish(running.call, answer.message, answer.outcome))
+        publishing = self._aside(self._publish_as_claimed(running, answer))
         publishing.add_done_callback(lambda _: running.halt())
 
     def _aside(self, work: Coroutine[object, object, int]) -> asyncio.Task[int]:
@@ -343,26 +355,25 @@ class Consumer:
     async def _finish(self) -> None:
         """Hand back what never began, give what runs the time it may take, then hand back or answer what is left."""
         waiting = self._slots.empty()
-        if waiting:
-            await self._hand_back(waiting)
+        await self._hand_back(waiting, begun=False)
         tasks = [running.task for running in self._running.values()]
         if tasks:
             log.info("finishing", calls=len(tasks))
             await asyncio.wait(tasks, timeout=self._settings.drain_timeout)
         left = [running for running in self._running.values() if not running.over]
         again = [running for running in left if running.repeatable and running.call.wants_answer]
-        for running in again:
-            running.over = True
         for running in left:
-            self._answer_instead(running, stopped(running.call))
-        if again:
-            await self._hand_back([running.call for running in again])
-            for running in again:
-                running.halt()
+            if running not in again:
+                self._answer_instead(running, stopped(running.call))
+        await self._hand_back([running.call for running in again], begun=True)
+        for running in again:  # one that has ended meanwhile has found that its answer is not wanted, or that it was
+            running.over = True
+            running.halt()
         if self._running:
             await asyncio.wait([running.task for running in self._running.values()], timeout=5)
 
-    async def _hand_back(self, calls: Sequence[Call]) -> None:
+    async def _hand_back(self, calls: Sequence[Call], *, begun: bool) -> None:
         """With Redis away nothing is lost by not doing so: the calls of a worker that is gone are found."""
-        with contextlib.suppress(Unavailable, RedisRefusal):
-            log.info("handing back", calls=await self._attempts.hand_back(calls))
+        if calls:
+            with contextlib.suppress(Unavailable, RedisRefusal):
+                log.info("handing back", calls=await self._attempts.hand_back(calls, begun=begun))

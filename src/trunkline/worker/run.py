@@ -111,6 +111,7 @@ class WorkerProcess:
         side = [
             asyncio.create_task(self._writer.run(), name="audit"),
             asyncio.create_task(self._subscriber.run(), name="subscriber"),
+            asyncio.create_task(self._consumer.watch_deadlines(), name="deadlines"),
             asyncio.create_task(self._consumer.keep_clock(), name="clock"),
             asyncio.create_task(self._custodian.run(), name="custodian"),
         ]

@@ -14,13 +14,11 @@ _THREAD_LOOK = 0.1
 class Running:
     """One claimed call while it runs."""
 
-    __slots__ = ("begun", "call", "deadline", "inner", "notified", "over", "repeatable", "task")
+    __slots__ = ("begun", "call", "deadline", "notified", "over", "repeatable", "task")
 
     def __init__(self, call: Call, task: asyncio.Task[None]) -> None:
         self.call = call
         self.task = task
-        self.inner: asyncio.Task[object] | None = None
-        """What `task` waits for, where it does not run its server itself."""
         self.deadline = float(call.deadline_ms)
         """Redis' time in epoch milliseconds; progress moves it."""
         self.notified = 0
@@ -34,7 +32,7 @@ class Running:
 
     def halt(self) -> None:
         """Cancel the call, once no blocking function holds a thread for it: until then its slot is not free."""
-        if waits_for_thread(self.inner or self.task):
+        if waits_for_thread(self.task):
             asyncio.get_running_loop().call_later(_THREAD_LOOK, self.halt)
         else:
             self.task.cancel()

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections import Counter, OrderedDict, deque
 
 from trunkline.envelope import Call
+from trunkline.streams.lost import MOST_ATTEMPTS
 
-_ROOM = 4
-"""How many times as many calls as there are slots may wait here before the worker claims nothing more."""
+_LAST = "last attempts"
+"""Where a tenant's id would stand: calls on their last attempt share one slot, whoever sent them."""
 
 
 class Slots:
     """A worker's slots.
 
-    Guarantees: never more calls run than there are slots; a tenant holds at most three quarters of them (rounded up),
-    so that one that sends slow calls leaves some free for the others; what is claimed beyond waits, and whenever a
-    slot is free, it goes to the waiting tenants in turn.
+    Guarantees: never more calls run than there are slots; a tenant holds at most three quarters of them, rounded up,
+    so that one that sends slow calls leaves some free for the others; of the calls on their last attempt one runs at
+    a time; what is claimed beyond waits, and whenever a slot is free, it goes to the waiting tenants in turn.
     """
 
     def __init__(self, concurrency: int) -> None:
@@ -26,56 +27,63 @@ class Slots:
         """Slots by tenant."""
         self._waiting: OrderedDict[str, deque[Call]] = OrderedDict()
         """By tenant; whose turn is next stands first."""
-        self._room = concurrency * _ROOM
         self._ids: set[str] = set()
+        self._closed = False
 
     def __contains__(self, call_id: object) -> bool:
         return call_id in self._ids
 
     @property
     def claimable(self) -> int:
-        """How many calls may be claimed now."""
-        return max(min(self._concurrency - len(self._running), self._room + len(self._running) - len(self._ids)), 0)
+        """How many calls may be claimed now; none while as many wait as there are slots."""
+        if self._closed:
+            return 0
+        running = len(self._running)
+        return max(min(self._concurrency - running, self._concurrency + running - len(self._ids)), 0)
 
     def admit(self, call: Call) -> bool:
         """Give a claimed call a slot, or have it wait; whether it may begin."""
         self._ids.add(call.id)
-        if len(self._running) < self._concurrency and self._held[call.tenant] < self._cap:
+        group = _group(call)
+        if not self._closed and len(self._running) < self._concurrency and self._may(group):
             self._take(call)
             return True
-        self._waiting.setdefault(call.tenant, deque()).append(call)
+        self._waiting.setdefault(group, deque()).append(call)
         return False
 
     def release(self, call: Call) -> list[Call]:
         """A call has ended; which of those that wait may begin now."""
-        del self._running[call.id]
+        taken = self._running.pop(call.id)
         self._ids.discard(call.id)
-        self._held[call.tenant] -= 1
-        if not self._held[call.tenant]:
-            del self._held[call.tenant]
-        begun = []
-        while len(self._running) < self._concurrency and (following := self._next()) is not None:
-            self._take(following)
-            begun.append(following)
-        return begun
+        group = _group(taken)
+        self._held[group] -= 1
+        if not self._held[group]:
+            del self._held[group]
+        return self._fill()
 
-    def renew(self, call: Call) -> bool:
-        """Take over a newer attempt of a call that waits here; False if it does not wait."""
-        for calls in self._waiting.values():
-            for place, waiting in enumerate(calls):
-                if waiting.id == call.id:
-                    calls[place] = call
-                    return True
-        return False
+    def close(self) -> None:
+        """Have nothing begin until `open`."""
+        self._closed = True
+
+    def open(self) -> list[Call]:
+        """Have calls begin again; which of those that wait may."""
+        self._closed = False
+        return self._fill()
+
+    def renew(self, call: Call) -> None:
+        """Take over a newer attempt of a call that waits here."""
+        if self.withdraw(call.id) is not None:
+            self._ids.add(call.id)
+            self._waiting.setdefault(_group(call), deque()).append(call)
 
     def withdraw(self, call_id: str) -> Call | None:
         """Take a call from those that wait; None if it does not."""
-        for tenant, calls in self._waiting.items():
+        for group, calls in self._waiting.items():
             for call in calls:
                 if call.id == call_id:
                     calls.remove(call)
                     if not calls:
-                        del self._waiting[tenant]
+                        del self._waiting[group]
                     self._ids.discard(call_id)
                     return call
         return None
@@ -87,17 +95,31 @@ class Slots:
         self._ids.difference_update(call.id for call in waiting)
         return waiting
 
+    def _may(self, group: str) -> bool:
+        return self._held[group] < (1 if group == _LAST else self._cap)
+
     def _take(self, call: Call) -> None:
         self._running[call.id] = call
-        self._held[call.tenant] += 1
+        self._held[_group(call)] += 1
+
+    def _fill(self) -> list[Call]:
+        begun = []
+        while not self._closed and len(self._running) < self._concurrency and (following := self._next()) is not None:
+            self._take(following)
+            begun.append(following)
+        return begun
 
     def _next(self) -> Call | None:
-        for tenant, calls in self._waiting.items():
-            if self._held[tenant] < self._cap:
+        for group, calls in self._waiting.items():
+            if self._may(group):
                 call = calls.popleft()
                 if calls:
-                    self._waiting.move_to_end(tenant)
+                    self._waiting.move_to_end(group)
                 else:
-                    del self._waiting[tenant]
+                    del self._waiting[group]
                 return call
         return None
+
+
+def _group(call: Call) -> str:
+    return call.tenant if call.attempt < MOST_ATTEMPTS else _LAST

@@ -84,7 +84,7 @@ async def test_a_call_that_cost_three_workers_is_set_aside(wire: Wire) -> None:
         assert call.attempt == attempt
         if attempt > 1:
             assert await Attempts(wire.redis, WORKER).start(call, repeatable=True) is Verdict.GO
-        fates += [fate for _, fate in await reclaim(wire)]
+        fates += [fate for _, fate in await reclaim(wire, call.id)]
     assert fates == ["again", "again", "parked"]
     (answer,) = await answers(wire)
     assert answer["error"]["data"] == {"outcome": "parked"}  # type: ignore[index]
@@ -103,7 +103,7 @@ async def test_a_later_attempt_that_was_never_begun_does_not_count(wire: Wire) -
     assert await wire.outbox.publish(call, b"{}", "ok") == 1
 
 
-async def test_a_call_that_ran_beside_one_on_probation_is_not_set_aside_for_it(wire: Wire) -> None:
+async def test_a_call_that_ran_beside_one_on_its_last_attempt_is_not_set_aside_for_it(wire: Wire) -> None:
     attempts = Attempts(wire.redis, WORKER)
     guilty, innocent = await wire.accept(request_id=b"1"), await wire.accept(request_id=b"2")
     fates = []
@@ -114,7 +114,7 @@ async def test_a_call_that_ran_beside_one_on_probation_is_not_set_aside_for_it(w
         fates += await reclaim(wire, guilty)
     assert Reclaimed(guilty, "parked") in fates
     (call,) = await wire.claim()
-    assert (call.id, call.attempt) == (innocent, 2)
+    assert (call.id, call.attempt) == (innocent, 3)
 
 
 async def test_what_was_answered_or_cancelled_meanwhile_is_dropped(wire: Wire) -> None:
@@ -155,17 +155,17 @@ async def test_a_worker_that_stops_hands_back_what_it_has_not_finished(wire: Wir
     attempts = Attempts(wire.redis, WORKER)
     if started:
         await attempts.start(call, repeatable=True)
-    assert await attempts.hand_back([call]) == 1
-    assert await attempts.hand_back([call]) == 0
+    assert await attempts.hand_back([call], begun=started) == 1
+    assert await attempts.hand_back([call], begun=started) == 0
     (again,) = await wire.claim()
-    assert (again.id, again.attempt) == (call.id, 1)
+    assert (again.id, again.attempt) == (call.id, 2 if started else 1)
     assert await attempts.start(again, repeatable=False) is Verdict.GO
 
 
 async def test_what_is_handed_back_after_it_was_answered_stays_answered(wire: Wire) -> None:
     call = await claimed(wire)
     await wire.outbox.publish(call, b"{}", "ok")
-    assert await Attempts(wire.redis, WORKER).hand_back([call]) == 0
+    assert await Attempts(wire.redis, WORKER).hand_back([call], begun=False) == 0
     assert await wire.claim() == []
 
 
@@ -241,3 +241,36 @@ async def test_a_surplus_moves_when_there_are_more_slots(wire: Wire) -> None:
     await wire.calls.sweep(wire.redis.keys.lane_of(wire.owner.tenant), 0)
     assert len(await wire.claim()) == 1
     assert await wire.redis.command("SCARD", f"{wire.redis.keys.tenant(wire.owner.tenant).lane}surplus") == 0
+
+
+async def test_progress_of_an_attempt_that_was_given_up_is_not_sent_and_moves_no_deadline(wire: Wire) -> None:
+    call = await claimed(wire)
+    await reclaim(wire)
+    deadline = await wire.redis.command("ZRANGE", wire.redis.keys.tenant(call.tenant).deadlines, 0, 0, "WITHSCORES")
+    assert await wire.outbox.notify(call, 1, b"{}", 240_000, call.enqueued_ms + 600_000) == 0
+    assert deadline == await wire.redis.command(
+        "ZRANGE", wire.redis.keys.tenant(call.tenant).deadlines, 0, 0, "WITHSCORES"
+    )
+    (again,) = await wire.claim()
+    assert await wire.outbox.notify(again, 1, b"{}") == 1
+
+
+async def test_closing_a_session_takes_its_surplus_along(wire: Wire) -> None:
+    await slots(wire, 2)
+    for number in range(30):
+        await wire.accept(request_id=str(number).encode())
+    assert len(await wire.sessions.close(wire.owner, wire.session)) == 30
+    assert await wire.claim() == []
+    assert await wire.in_flight() == 0
+    lane = wire.redis.keys.tenant(wire.owner.tenant)
+    await wire.calls.sweep(lane.number, 0)
+    assert await wire.redis.command("EXISTS", f"{lane.base}surplus", f"{lane.lane}surplus") == 0
+
+
+async def test_more_than_one_batch_of_a_lost_workers_calls_is_looked_after_at_once(wire: Wire) -> None:
+    for number in range(300):
+        await wire.accept(b'{"method":"notifications/x"}', request_id=b"" if number < 260 else b"1")
+    claimed = 0
+    while claimed < 300:
+        claimed += len(await wire.claim())
+    assert len(await reclaim(wire)) == 40

@@ -47,7 +47,7 @@ def test_calls_of_a_capped_tenant_do_not_keep_the_worker_from_claiming_until_its
     while slots.claimable:
         assert not slots.admit(call("a", 3 + waiting))
         waiting += 1
-    assert waiting == 16
+    assert waiting == 4
 
 
 def test_a_waiting_call_can_be_withdrawn_and_all_of_them_emptied() -> None:
@@ -67,9 +67,28 @@ def test_a_waiting_call_that_is_given_out_again_is_run_as_its_newest_attempt() -
     slots.admit(call("a"))
     slots.admit(call("b", 1))
     newer = call("b", 1)._replace(entry=b"2-1", attempt=2)
-    assert slots.renew(newer)
-    assert not slots.renew(call("a"))
+    slots.renew(newer)
+    slots.renew(call("a"))
     assert slots.release(call("a")) == [newer]
+
+
+def test_of_the_calls_on_their_last_attempt_one_runs_at_a_time_whoever_sent_it() -> None:
+    slots = Slots(8)
+    first, second = call("a", 1)._replace(attempt=3), call("b", 2)._replace(attempt=3)
+    assert slots.admit(first)
+    assert not slots.admit(second)
+    assert slots.admit(call("b", 3))
+    assert slots.release(first) == [second]
+
+
+def test_nothing_begins_while_the_slots_are_closed() -> None:
+    slots = Slots(2)
+    assert slots.admit(call("a", 1))
+    slots.close()
+    assert not slots.admit(call("b", 2))
+    assert slots.claimable == 0
+    assert slots.release(call("a", 1)) == []
+    assert slots.open() == [call("b", 2)]
 
 
 @given(st.integers(1, 9), st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=80))

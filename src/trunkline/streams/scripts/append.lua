@@ -1,7 +1,7 @@
 -- append: put a message into a session's outbox and hand a live copy to the pod that holds its stream.
 -- Guarantee: offsets of a session are contiguous from 1; what exceeds the bounds leaves from the oldest end.
 -- Entry: id "<offset>-<epoch ms>", field m the message, field c its tag: the call that it answers, or
--- "<call>.<number>" for what is sent while a call runs.
+-- "<call>.<attempt>-<number>" for what is sent while a call runs.
 -- box: field of the session: newest offset, oldest offset kept, bytes kept, epoch ms until which they are kept
 -- holder: field of the session: generation of its stream and the pod that holds it
 -- limits: 1 messages, 2 bytes, 3 lifetime in ms

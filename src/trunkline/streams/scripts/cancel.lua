@@ -7,7 +7,7 @@
 --       with, 5 what the tenant's begin with, 6 repeated
 -- Returns the ids of the cancelled calls, or 0: no such session of this principal.
 if redis.call('HGET', KEYS[1], 'principal') ~= ARGV[1] then return 0 end
-local now, cancelled = clock(), {}
+local now, cancelled, members = clock(), {}, {}
 local fields = redis.call('HGETALL', KEYS[1])
 for i = 1, #fields, 2 do
   local call = string.match(fields[i], '^p:(.*)$')
@@ -15,8 +15,9 @@ for i = 1, #fields, 2 do
   if id == ARGV[2] then
     local entry = finish(KEYS[1], KEYS[4], call, fields[i + 1], now, 'cancelled', '')
     withdraw(KEYS[3], ARGV[5], entry)
-    forget(KEYS[2], {ARGV[3] .. call}, ARGV[4], ARGV[5])
     table.insert(cancelled, call)
+    table.insert(members, ARGV[3] .. call)
   end
 end
+if #members > 0 then forget(KEYS[2], members, ARGV[4], ARGV[5]) end
 return cancelled

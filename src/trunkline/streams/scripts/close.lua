@@ -7,17 +7,19 @@
 -- Returns the ids of the calls that nobody will answer, or 0: no such session of this principal.
 local state = redis.call('HMGET', KEYS[1], 'principal', 'holder')
 if state[1] ~= ARGV[2] then return 0 end
-local now, abandoned = clock(), {}
+local now, abandoned, members = clock(), {}, {}
 local fields = redis.call('HGETALL', KEYS[1])
 for i = 1, #fields, 2 do
   local call = string.match(fields[i], '^p:(.*)$')
   if call then
     local entry = finish(KEYS[1], KEYS[5], call, fields[i + 1], now, 'abandoned', '')
     withdraw(KEYS[4], ARGV[6], entry)
-    forget(KEYS[3], {ARGV[3] .. call}, ARGV[5], ARGV[6])
     table.insert(abandoned, call)
+    table.insert(members, ARGV[3] .. call)
   end
 end
+-- When all are withdrawn: what is forgotten makes room for the tenant's surplus.
+if #members > 0 then forget(KEYS[3], members, ARGV[5], ARGV[6]) end
 local generation, pod = string.match(state[2], '(%d+) (.*)')
 redis.call('PUBLISH', ARGV[4] .. pod, ARGV[1] .. '\n' .. generation .. '\n0\nclosed\n')
 redis.call('DEL', KEYS[1], KEYS[2])

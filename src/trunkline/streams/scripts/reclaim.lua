@@ -10,10 +10,11 @@
 -- KEYS: 1 deadlines, 2 calls, 3 audit, 4 parked
 -- ARGV: 1 what the lane's keys begin with, 2 channels' beginning, 3 outbox messages, 4 outbox bytes, 5 outbox lifetime in
 --       ms, 6 most entries, 7 most attempts, 8 error "outcome unknown" as JSON, 9 error "set aside" as JSON, 10 most calls
---       remembered as set aside, 11 ms for which they are; for each dead worker: its name, the call that it had on
---       probation ('' for none); last: repeated
--- Returns what became of each call: "again", "unknown" or "parked", and its id.
-local now, fates = clock(), {}
+--       remembered as set aside, 11 ms for which they are; for each dead worker: its name, the call that ran its last
+--       attempt there ('' for none); last: repeated
+-- Returns how many entries were looked at and left their worker, then what became of each call: "again", "unknown" or
+-- "parked", and its id.
+local now, fates = clock(), {0}
 local limits = {ARGV[3], ARGV[4], ARGV[5]}
 
 local function drop(entry)
@@ -32,8 +33,9 @@ end
 
 local function decide(worker, suspect, entry)
   local fields, version, call, tenant, sid = read(KEYS[2], entry)
+  if fields and version ~= '1' then return end -- of another release; answered by the sweep
+  fates[1] = fates[1] + 1
   if not fields then return drop(entry) end
-  if version ~= '1' then return end -- of another release; answered by the sweep
   local attempt = tonumber(fields.n or '1')
   local lost = (fields.k or '') .. ' ' .. worker
   local base = ARGV[1] .. 't:' .. tenant .. ':'
@@ -51,9 +53,10 @@ local function decide(worker, suspect, entry)
     fate = 'unknown'
   else
     -- The first attempt of what may be repeated is begun without a record: it counts. A later one counts if it was begun,
-    -- unless another call was on probation: then that is what the worker died of.
-    local counts = attempt == 1 or started and (suspect == '' or suspect == call)
-    if counts and attempt >= tonumber(ARGV[7]) then
+    -- the last one only if this is the call that its worker died of: others ran beside it.
+    local last = attempt >= tonumber(ARGV[7])
+    local counts = not last and (attempt == 1 or started)
+    if last and suspect == call then
       redis.call('XADD', KEYS[4], 'MAXLEN', ARGV[10], '*', 'call', call, 'tenant', tenant, 'session', sid,
         'workers', lost, 'e', string.match(record, '^.-\n.-\n.-\n(.*)$'))
       redis.call('PEXPIRE', KEYS[4], ARGV[11])
@@ -72,6 +75,8 @@ end
 for a = 12, #ARGV - 1, 2 do
   local left = redis.call('XPENDING', KEYS[2], 'workers', '-', '+', ARGV[6], ARGV[a])
   for _, pending in ipairs(left) do decide(ARGV[a], ARGV[a + 1], pending[1]) end
-  if #left == 0 then redis.call('XGROUP', 'DELCONSUMER', KEYS[2], 'workers', ARGV[a]) end
+  if #redis.call('XPENDING', KEYS[2], 'workers', '-', '+', 1, ARGV[a]) == 0 then
+    redis.call('XGROUP', 'DELCONSUMER', KEYS[2], 'workers', ARGV[a])
+  end
 end
 return fates

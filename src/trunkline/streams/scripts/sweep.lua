@@ -35,6 +35,10 @@ for _, left in ipairs(left_behind) do
 end
 -- There may be more slots than when a tenant's surplus was put aside.
 for _, base in ipairs(redis.call('SMEMBERS', ARGV[3] .. 'surplus')) do
+  if redis.call('XLEN', base .. 'surplus') == 0 then
+    redis.call('SREM', ARGV[3] .. 'surplus', base)
+    redis.call('DEL', base .. 'surplus')
+  end
   refill(ARGV[3], base, tonumber(redis.call('HGET', base .. 'usage', 'inflight') or 0))
 end
 return swept
