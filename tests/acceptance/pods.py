@@ -103,6 +103,16 @@ class Deployment:
     key: str
     pods: list[Pod] = field(default_factory=list)
 
+    async def enable(self, toolset: str) -> None:
+        """Switch a toolset on for `demo`."""
+        redis = await Redis.connect(self.settings, "test")
+        database = Database(self.settings.database_url, process="test")
+        try:
+            await Tenants(self.settings, database, redis).enable("demo", toolset)
+        finally:
+            await database.aclose()
+            await redis.aclose()
+
     async def start(self, apis: int, workers: int, *options: str) -> list[Pod]:
         """Start so many of each and wait until every API pod is ready and sees every worker."""
         begun = [self._api() for _ in range(apis)] + [self._worker(*options) for _ in range(workers)]

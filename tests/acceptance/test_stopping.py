@@ -13,10 +13,12 @@ from urllib.parse import urljoin
 
 import httpx2
 import pytest
-from tests.acceptance.pods import TLS, Deployment, Pod, deployed
+import redis
+from tests.acceptance.pods import TLS, Deployment, Pod, becomes_true, deployed
 from tests.acceptance.sessions import Session
 
 from trunkline.settings import Settings
+from trunkline.streams.keys import Keys
 
 STREAMS = 20
 ROUNDS = 5
@@ -214,6 +216,27 @@ async def test_a_second_signal_ends_a_worker_at_once(deployment: Deployment, num
         call.cancel()
     assert code >= 0, "it ended by itself"
     assert not [line for line in worker.lines() if not line.startswith("{")]
+
+
+async def test_a_second_signal_ends_a_worker_whose_tool_holds_a_thread(deployment: Deployment) -> None:
+    await deployment.enable("blocking")
+    api, worker = await deployment.start(1, 1, "--server", "tests.servers.blocking:server")
+    async with Session(deployment.key, [api.url], posts=api.url).opened() as session:
+        call = await session.send("tools/call", {"name": "hold", "arguments": {}})
+        assert await becomes_true(lambda: _claimed(deployment))
+        worker.signal(SIGTERM)
+        assert await worker.logs("draining")
+        worker.signal(SIGTERM)
+        assert await worker.ended(5) >= 0
+        call.cancel()
+
+
+def _claimed(deployment: Deployment) -> bool:
+    """Whether a worker has taken the one call that there is."""
+    keys = Keys(deployment.settings)
+    with redis.Redis.from_url(deployment.settings.redis_url) as client:
+        groups = [group for lane in range(keys.lanes) for group in client.xinfo_groups(keys.calls(lane))]
+    return any(group["pending"] for group in groups)
 
 
 @pytest.mark.parametrize("number", [SIGTERM, SIGINT])

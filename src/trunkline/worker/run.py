@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
+import os
 import secrets
 import signal
+import sys
+import threading
 from typing import Any
 
 import anyio.to_thread
@@ -46,10 +50,27 @@ def work(settings: Settings) -> None:
     """
     configure(settings, "worker")
     catalog = Catalog(gather(settings.servers))
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        # A restarted container has the name and process id of the one before, whose calls must not look like ours.
-        worker = f"{default_pod()}-{secrets.token_hex(3)}"
-        runner.run(_run(WorkerProcess(settings, worker, catalog)))
+    # A restarted container has the name and process id of the one before, whose calls must not look like ours.
+    worker = f"{default_pod()}-{secrets.token_hex(3)}"
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_run(WorkerProcess(settings, worker, catalog)))
+    finally:
+        _leave_threads(failed=sys.exc_info()[0] is not None)
+
+
+def _leave_threads(*, failed: bool) -> None:
+    """End the process where the thread of a blocking tool would hold it: Python waits for threads, without bound."""
+    threads = [each for each in threading.enumerate() if each is not threading.main_thread() and not each.daemon]
+    for thread in threads:
+        thread.join(timeout=0.5)
+    left = sum(thread.is_alive() for thread in threads)
+    if left:
+        log.warning("ended beside blocking tools", threads=left)
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(int(failed))
 
 
 async def _run(process: WorkerProcess) -> None:
