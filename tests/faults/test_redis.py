@@ -7,7 +7,9 @@ at the end of this file.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -22,6 +24,10 @@ from tests.faults.outages import HEALING, Server, at_port, is_clear_refusal, own
 from tests.journey.conftest import Platform
 from tests.journey.workshop import Gate, gates
 from tests.sse import Stream, connect
+
+from trunkline.errors import Unavailable
+from trunkline.streams.lost import LostWorkers
+from trunkline.streams.workers import LIFETIME_MS, signs_of_life
 
 PATIENCE = 20.0
 
@@ -239,6 +245,52 @@ async def test_calls_are_refused_clearly_answers_are_kept_and_all_heals_by_itsel
         "refused is not accepted"
     )
     assert refused_tool.entered == len(accepted) + books.answers[number]
+
+
+async def refused_for(seconds: float, books: Books, look: Callable[[], Awaitable[object]]) -> None:
+    """Post until it is refused, then for so long, each time refused clearly; have a look after each."""
+    end = None
+    while end is None or time.monotonic() < end:
+        _, response = await books.post("echo", text="meanwhile")
+        if response.status_code != 202 or end:  # a full disk is noticed by what is written, and that by the next
+            assert is_clear_refusal(response), response.text
+            end = end or time.monotonic() + seconds
+        await look()
+
+
+async def sign_of_life(platform: Platform) -> float:
+    """Until when, by Redis' clock, the last sign of the one worker holds."""
+    ((sign, _),) = (await signs_of_life(platform.redis)).values()
+    return sign
+
+
+@pytest.mark.parametrize("name", ["memory is full", "the disk is full", "it has become a replica"])
+async def test_a_worker_whose_signs_redis_did_not_take_for_long_is_not_dead_and_its_call_ends_with_its_result(
+    name: str, platform: Platform, server: Server, proxy: Proxy, books: Books, make_gate: Callable[[str], Gate]
+) -> None:
+    fault, gate = fault_named(name, server, proxy), make_gate("running")
+    lost, taken_for_dead = LostWorkers(platform.redis), []
+
+    async def look() -> None:
+        with contextlib.suppress(Unavailable):
+            taken_for_dead.extend(await lost.look())
+
+    async def gives_a_sign() -> bool:
+        await look()  # looks all the time, so that one comes before the sign
+        return await sign_of_life(platform) > before
+
+    async with asyncio.timeout(PATIENCE):
+        runs = await books.accepted("wait", gate="running")
+        await gate.until(inside=1)
+        await fault.begin()
+        await refused_for(LIFETIME_MS / 1000 + 2, books, look)
+        before = await sign_of_life(platform)
+        await fault.end()
+        await until(gives_a_sign)
+        gate.open()
+        assert await books.answered(runs) == ["through"], books.errors[runs]
+    await nothing_unfinished(platform)
+    assert (gate.entered, taken_for_dead) == (1, [])
 
 
 async def test_a_slow_redis_makes_calls_slow_and_fails_none(proxy: Proxy, platform: Platform, books: Books) -> None:
