@@ -64,6 +64,14 @@ async def leave_repeatable(token: str) -> str:
     os._exit(7)
 
 
+@server.tool(annotations=_SAFE, structured_output=False)
+async def leave_later(token: str, seconds: float) -> str:
+    """End the worker's process after so many seconds; says of itself that repeating it does no harm."""
+    record_now(token, BEGUN)
+    await asyncio.sleep(seconds)
+    os._exit(7)
+
+
 @server.tool(annotations=ToolAnnotations(read_only_hint=True), structured_output=False)
 async def slow(token: str, seconds: float) -> str:
     """Wait, without any effect."""
