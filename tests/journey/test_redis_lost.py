@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import pytest
 from faults.proxy import Proxy
 from tests.journey.conftest import Platform, eventually
-from tests.journey.workshop import Gate
+from tests.journey.workshop import Gate, gates
 from tests.sse import PATIENCE, Stream, connect, text_of
 
 from trunkline.api import connections
 from trunkline.api.run import ApiProcess
 from trunkline.settings import Settings
+from trunkline.streams.client import Redis
 
 CALLS = 25
+
+
+@pytest.fixture
+async def quick() -> AsyncIterator[Gate]:
+    """A second gate, for what is answered before the other opens."""
+    made = Gate("quick-" + secrets.token_hex(6))
+    gates[made.name] = made
+    yield made
+    gates.pop(made.name).open()
 
 
 @pytest.fixture
@@ -173,6 +185,55 @@ async def test_a_gap_that_no_outbox_fills_ends_the_session_and_what_was_pending_
         await expect_lost(stream, [number], "messages lost")
         for last in (stream.last_id, seen):
             await expect_no_resume(other, platform.key, last)
+        await gate.until(cancelled=1)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What Redis had of a session at some moment, to which it may go back."""
+
+    redis: Redis
+    kept: dict[str, bytes]
+
+    @classmethod
+    async def of(cls, platform: Platform, session: str) -> Moment:
+        tenant = await platform.tenants.get("demo")
+        names = platform.redis.keys.session(tenant.id, session)
+        return cls(platform.redis, {name: await platform.redis.command("DUMP", name) for name in names})
+
+    async def come_back(self) -> None:
+        for name, value in self.kept.items():
+            await self.redis.command("RESTORE", name, 0, value, "REPLACE")
+
+    async def newest_is(self, offset: int) -> bool:
+        _, outbox = self.kept
+        return int(await self.redis.command("XLEN", outbox)) == offset
+
+
+@pytest.mark.parametrize("since", [0, 2])
+async def test_a_redis_that_went_back_behind_an_answer_ends_the_session_and_brings_it_no_second_time(
+    way: Proxy, platform: Platform, gate: Gate, quick: Gate, since: int
+) -> None:
+    api, other = await pod_on(platform, way), await platform.api()
+    await platform.workshop()
+    async with connect(api, key=platform.key) as stream:
+        await stream.initialize()
+        lost = await stream.send("tools/call", {"name": "wait", "arguments": {"gate": gate.name}})
+        answered = await stream.send("tools/call", {"name": "wait", "arguments": {"gate": quick.name}})
+        for each in (gate, quick):
+            await each.until(inside=1)
+        moment = await Moment.of(platform, stream.session)
+        quick.open()
+        assert text_of((await stream.answer(answered))["result"]) == "through"
+        way.cut()
+        await moment.come_back()
+        for _ in range(since):  # their answers take the place of the one that Redis has lost, and the next
+            await stream.send("ping", base=other)
+        await eventually(lambda: moment.newest_is(1 + since))
+        way.heal()
+        await expect_lost(stream, [lost], "messages lost")
+        await expect_no_resume(other, platform.key, stream.last_id)
+        await gate.until(cancelled=1)
 
 
 async def test_a_pod_forgets_what_was_cancelled(platform: Platform, gate: Gate) -> None:

@@ -16,13 +16,11 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 
-import orjson
-
+from trunkline.api.answered import Answered, lost_answers
 from trunkline.api.auth import Identity
 from trunkline.api.hold import Hold
 from trunkline.api.http import Protocol
 from trunkline.envelope import REPLACED, Accepted, Delivery
-from trunkline.errors import INTERNAL_ERROR
 from trunkline.logs import stations
 from trunkline.metrics import Metrics
 from trunkline.settings import Settings
@@ -34,13 +32,6 @@ _GRACE = 8.0
 _LOOK_AGAIN = 5.0
 """Seconds after which it asks again for a call that is overdue and pending still: the sweep is about to answer it."""
 _NONE: AbstractSet[bytes] = frozenset()
-_LOST = orjson.dumps(
-    {
-        "code": INTERNAL_ERROR,
-        "message": "The answer of this call was lost on its way; whether the call took effect is unknown.",
-        "data": {"outcome": "unknown"},
-    }
-)
 
 
 class Stream:
@@ -50,9 +41,9 @@ class Stream:
     """
 
     __slots__ = (
-        "_attachment", "_buffer", "_buffered", "_clock", "_flushing", "_metrics", "_protocol", "_settings", "_task",
-        "doubtful", "ended", "expires_at", "generation", "hold", "last", "newest", "owner", "pending", "session",
-        "slug", "touched", "wrote",
+        "_answered", "_attachment", "_buffer", "_buffered", "_clock", "_flushing", "_metrics", "_protocol",
+        "_settings", "_task", "doubtful", "ended", "expires_at", "generation", "hold", "last", "newest", "owner",
+        "pending", "session", "slug", "touched", "wrote",
     )  # fmt: skip
 
     def __init__(
@@ -82,6 +73,7 @@ class Stream:
         self._clock = asyncio.get_running_loop().time
         self.touched = self.wrote = self._clock()
         """When the session's life was last renewed; `wrote`: when bytes were last written; by the loop's clock."""
+        self._answered: Answered | None = None
         self._attachment: Attachment | None = None
         self._buffer: list[bytes] = []
         self._buffered = 0
@@ -140,18 +132,22 @@ class Stream:
         if delivery.offset == 0:
             self.end("replaced" if delivery.tag == REPLACED else "session ended")
             return True
-        if not self.deliver(delivery.offset, delivery.body):
+        if not self.deliver(delivery.offset, delivery.body, delivery.tag):
             return False
         if self.pending is not None:
             self.settle(delivery.tag)
         return True
 
-    def deliver(self, offset: int, body: bytes) -> bool:
+    def deliver(self, offset: int, body: bytes, tag: bytes) -> bool:
         """Write a message; False if one before it is missing."""
         if offset != self.last + 1:
             self.newest = max(self.newest, offset)
             return offset <= self.last
         self.last = offset
+        if b"." not in tag:  # else its call runs on
+            if self._answered is None:
+                self._answered = Answered()
+            self._answered.note(tag)
         self._metrics.deliver_total.inc()
         if stations.on:
             stations.log("deliver", tenant=self.slug, session=self.session, offset=offset)
@@ -179,7 +175,7 @@ class Stream:
             if isinstance(each, Accepted):
                 self.expect(each)
         for sent in missed:
-            self.deliver(sent.offset, sent.body)
+            self.deliver(sent.offset, sent.body, sent.tag)
             self.settle(sent.tag)
         if hold is not None:
             self._sift(hold)
@@ -214,8 +210,14 @@ class Stream:
             self.doubtful = unknown or _NONE
         return not before.isdisjoint(self.doubtful)
 
-    def recall(self, pending: Sequence[Waiting]) -> None:
+    def contradicted(self, pending: Sequence[Waiting], missed: Sequence[Sent]) -> bool:
+        """Whether Redis knows nothing of an answer that was delivered here."""
+        return self._answered is not None and self._answered.contradicts(pending, missed)
+
+    def recall(self, pending: Sequence[Waiting], newest: int) -> None:
         """Add what Redis knows to be pending: this pod may have missed that it was accepted."""
+        if self._answered is not None:
+            pending = self._answered.without(pending, self.last - newest)
         self.pending = {each.call: (0.0, each.request_id) for each in pending} | (self.pending or {}) or None
 
     def expect(self, accepted: Accepted) -> None:
@@ -254,13 +256,7 @@ class Stream:
         if self.ended:
             return 0
         if pending:
-            head = b"id: %b.lost\nevent: message\ndata: " % self.session.encode()
-            self.write(
-                b"".join(
-                    b'%b{"jsonrpc":"2.0","id":%b,"error":%b}\n\n' % (head, request_id, _LOST)
-                    for _, request_id in pending.values()
-                )
-            )
+            self.write(lost_answers(self.session, (request_id for _, request_id in pending.values())))
             self._metrics.lost_answers_total.inc(len(pending))
         self.end(reason)
         return len(pending)

@@ -26,7 +26,7 @@ from trunkline.logs import stations
 from trunkline.metrics import Metrics
 from trunkline.settings import Settings
 from trunkline.streams.client import Redis
-from trunkline.streams.control import Event, decode
+from trunkline.streams.control import CallCancelled, Event, announce, decode
 from trunkline.streams.sessions import Sent, Sessions, Touched
 from trunkline.streams.subscriber import Subscriber
 
@@ -56,6 +56,7 @@ class Forwarder:
         on_event: Callable[[Event], None],
         on_ready: Callable[[], Coroutine[Any, Any, None]],
     ) -> None:
+        self._redis = redis
         self._settings: Settings = redis.settings
         self._sessions = sessions
         self._connections = connections
@@ -151,7 +152,8 @@ class Forwarder:
             self._renew_soon(stream)
         if reason == "messages lost":
             with contextlib.suppress(SessionNotFound, Unavailable):  # without it, a resume finds the same gap
-                await self._sessions.close(stream.owner, stream.session)
+                for call in await self._sessions.close(stream.owner, stream.session):
+                    await announce(self._redis, CallCancelled(call, stream.session))
 
     async def _fill(self, stream: Stream) -> str:
         """Bring a stream up to date, no faster than its client reads; returns why it must end, if it must."""
@@ -170,7 +172,7 @@ class Forwarder:
             stream.newest = found.newest if stream.newest == known else max(stream.newest, found.newest)
             missed = await self._missed(stream) if found.newest > stream.last else []
             if not self._complete(stream, found, missed):
-                stream.recall(found.pending)
+                stream.recall(found.pending, found.newest)
                 return "messages lost"
             if missed and not filled:
                 filled = True
@@ -180,12 +182,12 @@ class Forwarder:
                 return ""
 
     def _complete(self, stream: Stream, found: Touched, missed: Sequence[Sent]) -> bool:
-        """Whether the outbox goes on where the stream is, and Redis knows of all that is pending."""
+        """Whether the outbox goes on where the stream is, and Redis knows of all that is pending or was answered."""
         if found.newest < stream.last:
             return False
         if found.newest > stream.last and (not missed or missed[0].offset != stream.last + 1):
             return False
-        return not stream.doubt(found.pending, missed)
+        return not (stream.contradicted(found.pending, missed) or stream.doubt(found.pending, missed))
 
     async def _missed(self, stream: Stream) -> Sequence[Sent]:
         """Read the next page of what the outbox has beyond the stream.

@@ -70,7 +70,7 @@ async def settled() -> None:
 
 async def test_a_message_is_an_event_with_its_place_as_id() -> None:
     client = Client()
-    assert open_stream(client).deliver(1, b'{"a":1}')
+    assert open_stream(client).deliver(1, b'{"a":1}', b"c")
     assert client.written == [f'id: {SESSION}.1\nevent: message\ndata: {{"a":1}}\n\n'.encode()]
 
 
@@ -79,7 +79,7 @@ async def test_in_whatever_order_messages_come_they_are_delivered_in_theirs_and_
     client = Client()
     stream = open_stream(client)
     for offset in offsets:
-        complete = stream.deliver(offset, b"{}")
+        complete = stream.deliver(offset, b"{}", b"c")
         assert complete == (offset <= stream.last)
     assert client.offsets == list(range(1, stream.last + 1))
 
@@ -87,10 +87,10 @@ async def test_in_whatever_order_messages_come_they_are_delivered_in_theirs_and_
 async def test_a_gap_is_told_and_nothing_is_skipped() -> None:
     client = Client()
     stream = open_stream(client, last=4)
-    assert not stream.deliver(6, b"{}")
-    assert stream.deliver(3, b"{}"), "what was delivered before is no gap"
+    assert not stream.deliver(6, b"{}", b"c")
+    assert stream.deliver(3, b"{}", b"c"), "what was delivered before is no gap"
     stream.catch_up([], [Sent(5, b"{}", b"c5"), Sent(6, b"{}", b"c6")])
-    assert stream.deliver(7, b"{}")
+    assert stream.deliver(7, b"{}", b"c")
     assert client.offsets == [5, 6, 7]
 
 
@@ -111,22 +111,22 @@ async def test_a_resumed_stream_begins_with_a_greeting_what_was_missed_and_what_
     assert client.written[0] == b"hello\n"
     assert client.offsets == [3, 4, 5]
     assert b"before" not in b"".join(client.written)
-    stream.deliver(6, b"{}")
+    stream.deliver(6, b"{}", b"c")
     assert client.offsets == [3, 4, 5, 6]
 
 
 async def test_a_slow_reader_gets_everything_in_order_once_it_reads() -> None:
     client = Client()
     stream = open_stream(client)
-    stream.deliver(1, b"{}")
+    stream.deliver(1, b"{}", b"c")
     client.keeps_up = False
     for offset in range(2, 6):
-        stream.deliver(offset, b"{}")
+        stream.deliver(offset, b"{}", b"c")
     await settled()
     assert client.offsets == [1]
     client.read()
     await settled()
-    stream.deliver(6, b"{}")
+    stream.deliver(6, b"{}", b"c")
     assert client.offsets == [1, 2, 3, 4, 5, 6]
     assert not stream.ended
 
@@ -140,10 +140,10 @@ async def test_a_reader_slower_than_the_bounds_is_ended_and_not_before(bounds: d
     stream = open_stream(client, **bounds)
     body = b"x" * 80
     for offset in range(1, kept + 1):
-        stream.deliver(offset, body)
+        stream.deliver(offset, body, b"c")
     assert not stream.ended
     for offset in range(kept + 1, kept + 3):
-        stream.deliver(offset, body)
+        stream.deliver(offset, body, b"c")
     assert stream.ended == "slow reader"
     assert client.offsets == []
 
@@ -152,7 +152,7 @@ async def test_one_message_larger_than_the_buffer_is_no_reason_to_end() -> None:
     client = Client()
     client.keeps_up = False
     stream = open_stream(client, stream_buffer_bytes=10)
-    stream.deliver(1, b"x" * 1000)
+    stream.deliver(1, b"x" * 1000, b"c")
     assert not stream.ended
 
 
@@ -160,7 +160,7 @@ async def test_a_write_that_stalls_for_too_long_ends_the_stream() -> None:
     client = Client()
     client.keeps_up = False
     stream = open_stream(client, stream_write_timeout=0.01)
-    stream.deliver(1, b"{}")
+    stream.deliver(1, b"{}", b"c")
     async with asyncio.timeout(5):
         with pytest.raises(asyncio.CancelledError):
             await stream._task
@@ -183,8 +183,8 @@ async def test_what_a_leaving_stream_still_holds_goes_out_before_its_farewell() 
     client = Client()
     client.keeps_up = False
     stream = open_stream(client)
-    stream.deliver(1, b"{}")
-    stream.deliver(2, b"{}")
+    stream.deliver(1, b"{}", b"c")
+    stream.deliver(2, b"{}", b"c")
     stream.end("draining")
     stream.part(b": bye\n\n")
     assert client.offsets == [1, 2]
@@ -253,6 +253,34 @@ async def test_what_is_pending_when_all_is_lost_is_answered_once_and_the_stream_
     assert stream.lose("redis lost") == 0
     assert stream.ended == "redis lost"
     assert ids_of_lost(client) == ["two", 3]
+
+
+async def test_what_was_answered_here_is_not_answered_again_if_redis_calls_it_pending() -> None:
+    client = Client()
+    stream = open_stream(client)
+    for number in range(1, 101):
+        stream.take(Delivery(SESSION, 1, number, b"c%d" % number, b"{}"))
+    assert stream.take(Delivery(SESSION, 1, 101, b"c101.1", b"{}"))
+    waiting = {number: Waiting(b"c%d" % number, b"%d" % number, 9.0) for number in (99, 100, 101)}
+    assert stream.contradicted([waiting[101], waiting[99]], [])
+    assert stream.contradicted([], [Sent(102, b"{}", b"c100")])
+    assert not stream.contradicted([waiting[101]], [Sent(102, b"{}", b"c101.2")])
+    stream.recall(list(waiting.values()), 98)
+    assert stream.lose("messages lost") == 1
+    assert ids_of_lost(client) == [101]
+
+
+async def test_where_redis_went_back_further_than_a_stream_remembers_it_answers_only_what_it_knew_to_be_pending() -> (
+    None
+):
+    client = Client()
+    stream = open_stream(client)
+    for number in range(1, 101):
+        stream.take(Delivery(SESSION, 1, number, b"c%d" % number, b"{}"))
+    stream.expect(Accepted(SESSION, b"c101", b"101"))
+    stream.recall([Waiting(b"c1", b"1", 9.0), Waiting(b"c101", b"101", 9.0)], 0)
+    assert stream.lose("messages lost") == 1
+    assert ids_of_lost(client) == [101]
 
 
 async def test_an_idle_stream_keeps_nothing_for_what_is_not_pending() -> None:
@@ -369,7 +397,7 @@ async def test_a_reader_that_is_slow_but_reads_on_is_kept() -> None:
     client = SlowClient()
     client.keeps_up = False
     stream = open_stream(client, stream_write_timeout=0.01)
-    stream.deliver(1, b"{}")
+    stream.deliver(1, b"{}", b"c")
     assert stream._flushing is not None
     async with asyncio.timeout(5):
         await stream._flushing
@@ -447,7 +475,7 @@ async def test_who_waits_for_a_reader_goes_on_when_it_has_read_or_its_stream_has
     client.keeps_up = False
     stream, leaving = open_stream(client), open_stream(client)
     for each in (stream, leaving):
-        each.deliver(1, b"{}")
+        each.deliver(1, b"{}", b"c")
     waiting = [asyncio.create_task(each.ready()) for each in (stream, leaving)]
     await settled()
     assert not any(task.done() for task in waiting)
