@@ -335,8 +335,9 @@ async def left(rig: Rig, size: Leave) -> Figures:
         for other in others:
             group.create_task(call_on(other, 50))
         leaving = [await asyncio.gather(*(client.call(tool) for tool in LEAVING)) for _ in range(size.calls)]
-        for other in others * 2:
-            group.create_task(call_on(other, 2_000))  # runs longer than it takes the one beside it to end the worker
+        # They run longer than the one beside them needs to end the worker, and some of so many meet it each time.
+        for other in others * 8:
+            group.create_task(call_on(other, 2_000))
         leaving += [[await client.call("leave_later", seconds=1.0)] for _ in range(size.calls)]
         over.set()
     by_tool: defaultdict[str, list[Call]] = defaultdict(list)
