@@ -21,13 +21,21 @@ def headline(command: str) -> str:
 
 def table(outcomes: Sequence[Outcome]) -> str:
     """A Markdown table, a row for each scenario."""
-    rows = ["| scenario | done | what came of it | oracles | s | |", "|---|---|---|---|---:|---|"]
+    rows = ["| scenario | done | what came of it | held | s |", "|---|---|---|---|---:|"]
     for each in outcomes:
         counts = ", ".join(f"{name}: {count}" for name, count in each.figures.counts.items())
-        findings = "; ".join(
-            f"{'' if finding.holds else '**broken** '}{finding.name}: {finding.figure}" for finding in each.findings
-        )
-        verdict = "**broken**" if each.failed else "holds"
-        cells = (each.scenario.title, each.figures.done, counts, findings, f"{each.seconds:.0f}", verdict)
+        cells = (each.scenario.title, each.figures.done, counts, _held(each), f"{each.seconds:.0f}")
         rows.append(f"| {' | '.join(cell.replace('|', '/').replace(chr(10), ' ') for cell in cells)} |")
     return "\n".join(rows)
+
+
+def _held(outcome: Outcome) -> str:
+    """What the scenario asked for, and the oracles: in a word where all of them hold, otherwise each that is broken."""
+    own = len(outcome.figures.findings)
+    asked = [finding for finding in outcome.findings[:own] if finding.holds]
+    broken = [f"**broken: {finding.name}: {finding.figure}**" for finding in outcome.failed]
+    told = [f"{finding.name}: {finding.figure}" for finding in asked]
+    oracles = outcome.findings[own:]
+    if oracles and all(finding.holds for finding in oracles):
+        told.append(f"all {len(oracles)} oracles")
+    return "; ".join((*broken, *told))
