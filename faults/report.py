@@ -30,7 +30,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
 
 
 def _held(outcome: Outcome) -> str:
-    """What the scenario asked for, and the oracles: in a word where all of them hold, otherwise each that is broken."""
+    """What the scenario asked for, and the oracles: in a word where all hold, otherwise each that is broken."""
     own = len(outcome.figures.findings)
     asked = [finding for finding in outcome.findings[:own] if finding.holds]
     broken = [f"**broken: {finding.name}: {finding.figure}**" for finding in outcome.failed]
