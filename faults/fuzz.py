@@ -122,7 +122,7 @@ class Fuzz:
         """Send one case and check the answer."""
         self._turn += 1
         wire = self._wires[self._turn % len(self._wires)]
-        raw = case.raw()
+        raw, before = case.raw(), wire.before
         try:
             response = wire.exchange(raw, case.split, ends=case.ends, head=case.method == "HEAD")
             self._check(case, response)
@@ -130,7 +130,9 @@ class Fuzz:
                 raise Violation("more came than one answer")
         except Violation as violation:
             wire.close()
-            text = f"{violation} [{'+'.join(case.twists)}]\n  sent: {_KEY.sub(b'tlk_...', raw)[:1500]!r}"
+            text = f"{violation} [{'+'.join(case.twists)}]\n  sent: {_shown(raw)}"
+            if before:  # what went wrong may be its doing
+                text += f"\n  behind, on the same connection: {_shown(before)}"
             if self._smallest is None or len(text) < len(str(self._smallest)):
                 self._smallest = Violation(text)
             raise Violation(text) from None
@@ -176,6 +178,10 @@ class Fuzz:
             self._books.tool_calls += verdict.calls_tool
         if verdict.cancels is not None:
             self._books.cancelled.add((session, plain(json.loads(verdict.cancels))))
+
+
+def _shown(raw: bytes) -> str:
+    return repr(_KEY.sub(b"tlk_...", raw)[:1500])
 
 
 def _session(case: Case) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -33,6 +34,12 @@ class Wire:
         self._address = (address.hostname or "127.0.0.1", address.port or 80)
         self._socket: socket.socket | None = None
         self._read = b""
+        self._last = b""
+
+    @property
+    def before(self) -> bytes:
+        """The request that was sent last on the connection as it is; empty where it is not open."""
+        return self._last if self._socket is not None else b""
 
     def exchange(
         self, raw: bytes, split: tuple[int, ...] = (), *, ends: bool = False, head: bool = False
@@ -58,6 +65,7 @@ class Wire:
                 return self.exchange(raw, split, ends=ends, head=head)
             return Response(0)
         except TimeoutError:
+            self.close()  # what comes late would be taken for the next answer
             raise Violation(f"no answer within {PATIENCE:.0f} s") from None
 
     def _send(self, raw: bytes, split: tuple[int, ...], *, ends: bool) -> None:
@@ -65,13 +73,22 @@ class Wire:
             self._socket = socket.create_connection(self._address, PATIENCE)
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._read = b""
+        self._last = raw
         edges = [0, *(at for at in split if at < len(raw)), len(raw)]
         # A server that has answered and hung up is heard all the same.
         with contextlib.suppress(ConnectionError):
             for start, end in pairwise(edges):
                 self._socket.sendall(raw[start:end])
             if ends:
-                self._socket.shutdown(socket.SHUT_WR)
+                self._end()
+
+    def _end(self) -> None:
+        assert self._socket is not None
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            if error.errno != errno.ENOTCONN:  # it has been reset: what it still holds is read all the same
+                raise
 
     def quiet(self) -> bool:
         """Whether nothing came behind the last answer."""

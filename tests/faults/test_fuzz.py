@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import select
+import socket
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from faults.fuzz import fuzz
@@ -81,6 +84,37 @@ async def test_a_trailer_is_no_header(platform: Platform, name: str, value: str)
         chunks = b"%x\r\n%b\r\n0\r\n%b: %b\r\n\r\n" % (len(body), body, name.encode(), value.encode())
         assert (await asyncio.to_thread(wire.exchange, head.encode() + chunks)).status == 202
         wire.close()
+
+
+class _Tardy(socket.socket):
+    """Closes its side only when the other has reset the connection."""
+
+    def shutdown(self, how: int) -> None:
+        reset = select.poll()
+        reset.register(self, 0)
+        assert reset.poll(10_000)
+        super().shutdown(how)
+
+
+def _answer_in_the_middle(listener: socket.socket) -> None:
+    """Answer the first connection and reset it with a part of the request unread; answer the second one well."""
+    for answer in (b"HTTP/1.1 400 Bad Request", b"HTTP/1.1 200 OK"):
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(1)
+            connection.sendall(answer + b"\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+
+
+def test_an_answer_before_a_reset_is_heard_and_not_taken_for_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    connect = socket.create_connection
+    monkeypatch.setattr(socket, "create_connection", lambda *given: _Tardy(fileno=connect(*given).detach()))
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor() as threads:
+        listener.settimeout(10)
+        serving = threads.submit(_answer_in_the_middle, listener)
+        wire = Wire(f"http://127.0.0.1:{listener.getsockname()[1]}")
+        assert wire.exchange(b"half a request", ends=True).status == 400
+        assert wire.exchange(b"x").status == 200
+        serving.result(timeout=10)
 
 
 async def test_any_message_and_any_header_get_the_right_code(small: Small) -> None:
