@@ -115,7 +115,9 @@ class Executor:
         """Make one message ready to run; nothing of its server has run yet."""
         body = orjson.loads(call.body)
         session = decode_context(call.context)
-        context = CallContext(body.get("id") if call.wants_answer else None, body.get("params", {}), session, notify)
+        # What a client's response may have beside its result was never looked at: it is not params.
+        params = body.get("params", {}) if "method" in body else {}
+        context = CallContext(body.get("id") if call.wants_answer else None, params, session, notify)
         return Execution(
             call, caller, body, self._catalog.server_for(switches), context, _restore(call, session, context), session
         )

@@ -70,6 +70,13 @@ async def run(
     tools: tuple[str, ...] = ("*",), answer: bool = True,
 ) -> Answer:  # fmt: skip
     message = {"jsonrpc": "2.0", "method": method} | ({"id": "r1"} if answer else {}) | ({"params": params or {}})
+    return await run_message(executor, message, context=context, tools=tools, answer=answer)
+
+
+async def run_message(
+    executor: Executor, message: dict[str, Any], *, context: bytes = READY, tools: tuple[str, ...] = ("*",),
+    answer: bool = False,
+) -> Answer:  # fmt: skip
     body = orjson.dumps(message)
     caller = Caller("0" * 32, "acme", "key_1", ("mcp:call",), tools, None)
     call = Call("c" * 32, "0" * 32, "5" * 32, body, caller.encode(), context, 1, 2 if answer else 0, 0, b"1-1")
@@ -130,6 +137,12 @@ async def test_a_client_that_says_too_much_of_itself_is_refused(executor: Execut
     answer = await run(executor, "initialize", client, context=b"")
     assert (answer.outcome, answer.context) == ("error", b"")
     assert orjson.loads(answer.message)["error"]["code"] == -32602
+
+
+@pytest.mark.parametrize("params", [None, [1], "text"])
+async def test_a_response_is_dropped_whatever_it_has_for_params(executor: Executor, params: object) -> None:
+    response = {"jsonrpc": "2.0", "id": 1, "result": {}, "params": params}
+    assert await run_message(executor, response) == Answer(b"", "ok")
 
 
 async def test_a_notification_has_no_answer_whatever_it_says(executor: Executor) -> None:
