@@ -51,11 +51,11 @@ class Attempts:
         return verdicts
 
     async def suspect(self, call: Call) -> None:
-        """Record, before it begins, that this worker runs a call's last attempt. Tries until Redis answers."""
+        """Record, before it begins, that this worker runs a call that two others were lost with; until Redis answers."""
         await self._redis.script("suspect", [self._redis.keys.suspects], [self._worker, call.id], patience=None)
 
     async def acquit(self) -> None:
-        """This worker has outlived that attempt."""
+        """This worker has outlived that."""
         with contextlib.suppress(Unavailable):
             await self._redis.command("HDEL", self._redis.keys.suspects, self._worker)
 

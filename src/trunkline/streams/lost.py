@@ -18,6 +18,7 @@ from trunkline.streams.keys import CALLS_GROUP
 from trunkline.streams.workers import Vigil, signs_of_life
 
 MOST_ATTEMPTS = 3
+"""Workers that a call may cost, where it surely was the call; otherwise twice as many."""
 _MOST_ENTRIES = 256
 _MOST_PARKED = 1_000
 _PARKED_FOR_MS = 30 * 24 * 3600 * 1000
@@ -36,7 +37,7 @@ UNKNOWN = orjson.dumps(
 PARKED = orjson.dumps(
     {
         "code": INTERNAL_ERROR,
-        "message": "Each of the three workers that ran this call was lost with it; it was set aside.",
+        "message": "Each worker that ran this call was lost with it; it was set aside.",
         "data": {"outcome": "parked"},
     }
 )

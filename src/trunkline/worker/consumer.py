@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Coroutine, Sequence
+from typing import Any
 
 import structlog
 
@@ -35,9 +36,9 @@ _GATHER = 0.002
 _CLOCK_EVERY = 30.0
 _DEADLINE_LOOK = 0.1
 """Seconds between looks at the deadlines of what runs here: how late a call may be answered for."""
-_QUIET = 0.25
-"""Seconds for which a worker begins nothing else when it begins a call's last attempt, so that what ends it then is
-that call, not one that happened to begin beside it."""
+_PROBATION = 2.0
+"""Seconds at most during which a call that was lost with two workers runs while nothing else begins: if this worker
+dies meanwhile, that call is what it died of."""
 
 log = structlog.get_logger(__name__)
 
@@ -70,7 +71,7 @@ class Consumer:
         self._clock = redis.clock
         self._slots = Slots(self._settings.concurrency)
         self._running: dict[str, Running] = {}
-        self._side: set[asyncio.Task[int]] = set()
+        self._side: set[asyncio.Task[Any]] = set()
         self._slot_freed = asyncio.Event()
         self._stopping = False
         self._reader: LaneReader | None = None
@@ -240,13 +241,12 @@ class Consumer:
         execution = self._executor.prepare(
             call, caller, tenant.toolsets, lambda message, progress: self._notify(running, message, progress)
         )
-        if call.attempt >= MOST_ATTEMPTS:
+        suspect = call.attempt >= MOST_ATTEMPTS
+        if suspect:
             await self._attempts.suspect(call)
         if not await self._may_begin(running, execution):
             return None
-        if call.attempt >= MOST_ATTEMPTS:
-            return await self._execute_last(execution)
-        return await self._execute_now(execution)
+        return await (self._execute_on_probation(execution) if suspect else self._execute_now(execution))
 
     async def _execute_now(self, execution: Execution) -> Answer:
         call = execution.call
@@ -257,21 +257,24 @@ class Consumer:
         self._metrics.execute_seconds.observe(time.perf_counter() - started)
         return answer
 
-    async def _execute_last(self, execution: Execution) -> Answer:
-        """Run a call's last attempt: one at a time (`Slots`), and begun while nothing else begins."""
+    async def _execute_on_probation(self, execution: Execution) -> Answer:
+        """Run a call that was lost with two workers: one at a time (`Slots`), and at first nothing begins beside it."""
         self._slots.close()
-        opening = asyncio.get_running_loop().call_later(_QUIET, self._open)
+        ending = asyncio.get_running_loop().call_later(_PROBATION, self._end_probation, execution.call)
         try:
             return await self._execute_now(execution)
         finally:
-            opening.cancel()
-            self._open()
-            await self._attempts.acquit()
+            if not ending.cancelled() and ending.when() > asyncio.get_running_loop().time():
+                ending.cancel()
+                self._end_probation(execution.call)
 
-    def _open(self) -> None:
+    def _end_probation(self, call: Call) -> None:
+        self._aside(self._attempts.acquit())
+        following = self._slots.trust(call)
         if not self._stopping:
-            self._begin_all(self._slots.open())
-            self._slot_freed.set()
+            following += self._slots.open()
+        self._begin_all(following)
+        self._slot_freed.set()
 
     async def _may_begin(self, running: Running, execution: Execution) -> bool:
         """Record the start where it must be known if this worker dies; False where the call is not ours to begin."""
@@ -344,7 +347,7 @@ class Consumer:
         publishing = self._aside(self._publish_as_claimed(running, answer))
         publishing.add_done_callback(lambda _: running.halt())
 
-    def _aside(self, work: Coroutine[object, object, int]) -> asyncio.Task[int]:
+    def _aside(self, work: Coroutine[object, object, Any]) -> asyncio.Task[Any]:
         task = asyncio.create_task(work)
         self._side.add(task)
         task.add_done_callback(self._side.discard)

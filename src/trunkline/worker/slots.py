@@ -7,16 +7,17 @@ from collections import Counter, OrderedDict, deque
 from trunkline.envelope import Call
 from trunkline.streams.lost import MOST_ATTEMPTS
 
-_LAST = "last attempts"
-"""Where a tenant's id would stand: calls on their last attempt share one slot, whoever sent them."""
+_LAST = "suspects"
+"""Where a tenant's id would stand: calls that were lost with two workers share one slot at first."""
 
 
 class Slots:
     """A worker's slots.
 
     Guarantees: never more calls run than there are slots; a tenant holds at most three quarters of them, rounded up,
-    so that one that sends slow calls leaves some free for the others; of the calls on their last attempt one runs at
-    a time; what is claimed beyond waits, and whenever a slot is free, it goes to the waiting tenants in turn.
+    so that one that sends slow calls leaves some free for the others; of the calls that were lost with two workers
+    one begins at a time; what is claimed beyond waits, and whenever a slot is free, it goes to the waiting tenants in
+    turn.
     """
 
     def __init__(self, concurrency: int) -> None:
@@ -55,10 +56,16 @@ class Slots:
         """A call has ended; which of those that wait may begin now."""
         taken = self._running.pop(call.id)
         self._ids.discard(call.id)
-        group = _group(taken)
-        self._held[group] -= 1
-        if not self._held[group]:
-            del self._held[group]
+        self._give(_group(taken))
+        return self._fill()
+
+    def trust(self, call: Call) -> list[Call]:
+        """A call has shown that it does not end its worker at once; which of those that wait may begin now."""
+        running = self._running.get(call.id)
+        if running is not None and _group(running) == _LAST:
+            self._give(_LAST)
+            self._running[call.id] = running._replace(attempt=1)
+            self._held[running.tenant] += 1
         return self._fill()
 
     def close(self) -> None:
@@ -97,6 +104,11 @@ class Slots:
 
     def _may(self, group: str) -> bool:
         return self._held[group] < (1 if group == _LAST else self._cap)
+
+    def _give(self, group: str) -> None:
+        self._held[group] -= 1
+        if not self._held[group]:
+            del self._held[group]
 
     def _take(self, call: Call) -> None:
         self._running[call.id] = call

@@ -94,6 +94,17 @@ async def test_a_call_that_cost_three_workers_is_set_aside(wire: Wire) -> None:
     assert await wire.claim() == []
 
 
+async def test_a_call_that_costs_workers_without_being_found_out_is_set_aside_after_twice_as_many(wire: Wire) -> None:
+    await wire.accept(b'{"id":1}')
+    fates = []
+    for _ in range(6):
+        (call,) = await wire.claim()
+        if call.attempt > 1:
+            assert await Attempts(wire.redis, WORKER).start(call, repeatable=True) is Verdict.GO
+        fates += [fate for _, fate in await reclaim(wire)]
+    assert fates == ["again"] * 5 + ["parked"]
+
+
 async def test_a_later_attempt_that_was_never_begun_does_not_count(wire: Wire) -> None:
     await claimed(wire)
     for _ in range(5):
@@ -114,7 +125,7 @@ async def test_a_call_that_ran_beside_one_on_its_last_attempt_is_not_set_aside_f
         fates += await reclaim(wire, guilty)
     assert Reclaimed(guilty, "parked") in fates
     (call,) = await wire.claim()
-    assert (call.id, call.attempt) == (innocent, 3)
+    assert (call.id, call.attempt) == (innocent, 4)
 
 
 async def test_what_was_answered_or_cancelled_meanwhile_is_dropped(wire: Wire) -> None:

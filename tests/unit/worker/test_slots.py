@@ -72,13 +72,16 @@ def test_a_waiting_call_that_is_given_out_again_is_run_as_its_newest_attempt() -
     assert slots.release(call("a")) == [newer]
 
 
-def test_of_the_calls_on_their_last_attempt_one_runs_at_a_time_whoever_sent_it() -> None:
+def test_of_the_calls_that_were_lost_with_two_workers_one_begins_at_a_time_whoever_sent_it() -> None:
     slots = Slots(8)
     first, second = call("a", 1)._replace(attempt=3), call("b", 2)._replace(attempt=3)
     assert slots.admit(first)
     assert not slots.admit(second)
     assert slots.admit(call("b", 3))
     assert slots.release(first) == [second]
+    assert not slots.admit(call("c", 4)._replace(attempt=4))
+    assert slots.trust(second) == [call("c", 4)._replace(attempt=4)]
+    assert slots.release(second) == []
 
 
 def test_nothing_begins_while_the_slots_are_closed() -> None:

@@ -52,11 +52,12 @@ local function decide(worker, suspect, entry)
     drop(entry)
     fate = 'unknown'
   else
-    -- The first attempt of what may be repeated is begun without a record: it counts. A later one counts if it was begun,
-    -- the last one only if this is the call that its worker died of: others ran beside it.
-    local last = attempt >= tonumber(ARGV[7])
-    local counts = not last and (attempt == 1 or started)
-    if last and suspect == call then
+    -- The first attempt of what may be repeated is begun without a record: it counts. A later one counts if it was begun.
+    -- The call that its worker surely died of is set aside once it has cost as many as it may; another one, which may
+    -- only have run beside it, after twice as many.
+    local counts = attempt == 1 or started
+    local most = tonumber(ARGV[7])
+    if started and (attempt >= most and suspect == call or attempt >= 2 * most) then
       redis.call('XADD', KEYS[4], 'MAXLEN', ARGV[10], '*', 'call', call, 'tenant', tenant, 'session', sid,
         'workers', lost, 'e', string.match(record, '^.-\n.-\n.-\n(.*)$'))
       redis.call('PEXPIRE', KEYS[4], ARGV[11])
