@@ -51,7 +51,7 @@ class Attempts:
         return verdicts
 
     async def suspect(self, call: Call) -> None:
-        """Record, before it begins, that this worker runs a call that two others were lost with; until Redis answers."""
+        """Record, before it begins, that this worker runs a call that two others were lost with. Never gives up."""
         await self._redis.script("suspect", [self._redis.keys.suspects], [self._worker, call.id], patience=None)
 
     async def acquit(self) -> None:

@@ -258,7 +258,7 @@ class Consumer:
         return answer
 
     async def _execute_on_probation(self, execution: Execution) -> Answer:
-        """Run a call that was lost with two workers: one at a time (`Slots`), and at first nothing begins beside it."""
+        """Run a call that was lost with two workers: one at a time (`Slots`), with nothing begun beside it."""
         self._slots.close()
         ending = asyncio.get_running_loop().call_later(_PROBATION, self._end_probation, execution.call)
         try:
