@@ -241,12 +241,9 @@ class Consumer:
         execution = self._executor.prepare(
             call, caller, tenant.toolsets, lambda message, progress: self._notify(running, message, progress)
         )
-        suspect = call.attempt >= MOST_ATTEMPTS
-        if suspect:
-            await self._attempts.suspect(call)
-        if not await self._may_begin(running, execution):
-            return None
-        return await (self._execute_on_probation(execution) if suspect else self._execute_now(execution))
+        if call.attempt >= MOST_ATTEMPTS:
+            return await self._execute_on_probation(running, execution)
+        return await self._execute_now(execution) if await self._may_begin(running, execution) else None
 
     async def _execute_now(self, execution: Execution) -> Answer:
         call = execution.call
@@ -257,16 +254,27 @@ class Consumer:
         self._metrics.execute_seconds.observe(time.perf_counter() - started)
         return answer
 
-    async def _execute_on_probation(self, execution: Execution) -> Answer:
+    async def _execute_on_probation(self, running: Running, execution: Execution) -> Answer | None:
         """Run a call that was lost with two workers: one at a time (`Slots`), with nothing begun beside it."""
+        loop = asyncio.get_running_loop()
+        ending: asyncio.TimerHandle | None = None
         self._slots.close()
-        ending = asyncio.get_running_loop().call_later(_PROBATION, self._end_probation, execution.call)
         try:
+            # What has begun before it has as long to show that it is harmless.
+            proven = loop.time() - _PROBATION
+            young = [other.task for other in self._running.values() if other is not running and other.since > proven]
+            if young:
+                await asyncio.wait(young, timeout=_PROBATION)
+            await self._attempts.suspect(running.call)
+            if not await self._may_begin(running, execution):
+                return None
+            ending = loop.call_later(_PROBATION, self._end_probation, running.call)
             return await self._execute_now(execution)
         finally:
-            if not ending.cancelled() and ending.when() > asyncio.get_running_loop().time():
-                ending.cancel()
-                self._end_probation(execution.call)
+            if ending is None or ending.when() > loop.time():
+                if ending is not None:
+                    ending.cancel()
+                self._end_probation(running.call)
 
     def _end_probation(self, call: Call) -> None:
         self._aside(self._attempts.acquit())

@@ -14,13 +14,15 @@ _THREAD_LOOK = 0.1
 class Running:
     """One claimed call while it runs."""
 
-    __slots__ = ("begun", "call", "deadline", "notified", "over", "repeatable", "task")
+    __slots__ = ("begun", "call", "deadline", "notified", "over", "repeatable", "since", "task")
 
     def __init__(self, call: Call, task: asyncio.Task[None]) -> None:
         self.call = call
         self.task = task
         self.deadline = float(call.deadline_ms)
         """Redis' time in epoch milliseconds; progress moves it."""
+        self.since = asyncio.get_running_loop().time()
+        """When it began, by the loop's clock."""
         self.notified = 0
         """How many messages of the call were sent to the client."""
         self.begun = False
