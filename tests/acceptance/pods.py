@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx2
-from pydantic import SecretStr
+from faults.pods import environment_of
 
 from trunkline.db import Database
 from trunkline.dev.process import eventually, free_port
@@ -27,17 +27,6 @@ PATIENCE = 30.0
 """Seconds that a process gets to start or to end."""
 TLS = ssl.create_default_context()
 """Made once: nobody speaks it here, and a client that makes its own spends most of its time on that."""
-
-
-def environment_of(settings: Settings) -> dict[str, str]:
-    """The variables with which a process has these settings."""
-    variables = {}
-    for name in sorted(settings.model_fields_set):
-        value = getattr(settings, name)
-        if isinstance(value, SecretStr):
-            value = value.get_secret_value()
-        variables[f"TRUNKLINE_{name.upper()}"] = ",".join(value) if isinstance(value, tuple) else str(value)
-    return variables
 
 
 async def becomes_true(condition: Callable[[], object], seconds: float = PATIENCE) -> bool:

@@ -13,19 +13,13 @@ from typing import Any
 
 import httpx2
 from faults.proxy import Proxy
-from tests.journey.conftest import Platform
 from tests.stores import open_directory
 
-from trunkline.db import Database
 from trunkline.dev.account import Account
 from trunkline.dev.process import eventually, free_port
 from trunkline.dev.programs import find_valkey
 from trunkline.dev.valkey import Valkey
-from trunkline.settings import Settings
-from trunkline.streams.client import Redis
 from trunkline.streams.connection import Connection
-from trunkline.tenants.keys import Keys
-from trunkline.tenants.tenants import Tenants
 
 HEALING = 5.0
 """Seconds within which everything goes on after what was away is back."""
@@ -105,23 +99,6 @@ def at_port(url: str, port: int) -> str:
     """The same URL with another port."""
     parsed = httpx2.URL(url)
     return str(parsed.copy_with(port=port))
-
-
-@contextlib.asynccontextmanager
-async def platform_on(settings: Settings) -> AsyncIterator[Platform]:
-    """A deployment with the tenant `demo`, its builtin toolset and a key, and no pods yet."""
-    redis = await Redis.connect(settings, "test")
-    database = Database(settings.database_url, process="test")
-    made = Platform(settings, Tenants(settings, database, redis), Keys(settings, database, redis), redis)
-    await made.tenants.create("demo")
-    await made.tenants.enable("demo", "demo")
-    made.key, _ = await made.keys.issue("demo")
-    try:
-        yield made
-    finally:
-        await made.aclose()
-        await database.aclose()
-        await redis.aclose()
 
 
 def is_clear_refusal(response: httpx2.Response) -> bool:

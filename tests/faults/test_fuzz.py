@@ -13,8 +13,7 @@ from faults.fuzz import fuzz
 from faults.fuzz_bodies import INVALID_REQUEST, OK, PARSE_ERROR, judge
 from faults.fuzz_wire import Wire
 from tests.faults.conftest import Small
-from tests.faults.outages import platform_on
-from tests.journey.conftest import Platform
+from tests.journey.conftest import Platform, platform_on
 from tests.sse import connect
 
 from trunkline.settings import Settings

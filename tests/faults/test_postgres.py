@@ -15,8 +15,8 @@ import pytest
 from faults import postgres as scenarios
 from faults.proxy import Proxy
 from tests.faults.conftest import Small
-from tests.faults.outages import HEALING, at_port, platform_on, proxied, until
-from tests.journey.conftest import Platform
+from tests.faults.outages import HEALING, at_port, proxied, until
+from tests.journey.conftest import Platform, platform_on
 from tests.sse import Stream, connect, text_of
 from tests.stores import TestStores
 

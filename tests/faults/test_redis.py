@@ -20,8 +20,8 @@ import pytest
 from faults import redis as scenarios
 from faults.proxy import Proxy
 from tests.faults.conftest import Small
-from tests.faults.outages import HEALING, Server, at_port, is_clear_refusal, own_server, platform_on, proxied, until
-from tests.journey.conftest import Platform
+from tests.faults.outages import HEALING, Server, at_port, is_clear_refusal, own_server, proxied, until
+from tests.journey.conftest import Platform, platform_on
 from tests.journey.workshop import Gate, gates
 from tests.sse import Stream, connect
 

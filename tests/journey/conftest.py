@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
@@ -85,8 +86,8 @@ def settings(settings: Settings) -> Settings:
     return settings.model_copy(update={"lanes": 4})
 
 
-@pytest.fixture
-async def platform(settings: Settings) -> AsyncIterator[Platform]:
+@contextlib.asynccontextmanager
+async def platform_on(settings: Settings) -> AsyncIterator[Platform]:
     """A deployment with the tenant `demo`, its builtin toolset and a key, and no pods yet."""
     redis = await Redis.connect(settings, "test")
     database = Database(settings.database_url, process="test")
@@ -94,10 +95,19 @@ async def platform(settings: Settings) -> AsyncIterator[Platform]:
     await made.tenants.create("demo")
     await made.tenants.enable("demo", "demo")
     made.key, _ = await made.keys.issue("demo")
-    yield made
-    await made.aclose()
-    await database.aclose()
-    await redis.aclose()
+    try:
+        yield made
+    finally:
+        await made.aclose()
+        await database.aclose()
+        await redis.aclose()
+
+
+@pytest.fixture
+async def platform(settings: Settings) -> AsyncIterator[Platform]:
+    """`platform_on` the stores that all tests share."""
+    async with platform_on(settings) as made:
+        yield made
 
 
 @pytest.fixture
