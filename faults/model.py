@@ -191,7 +191,7 @@ class Sequences(RuleBasedStateMachine):
     async def _expire(self, session: Modelled, *, outbox: bool) -> None:
         if not session.quiet:  # an answer has come between
             return
-        names = self.world.rig.redis.keys.session(self.world.owner.tenant, session.id)
+        names = self.world.rig.redis.keys.stream(self.world.owner.tenant, session.id)
         if not outbox:
             await session.drop()
         await self.world.rig.redis.command("PEXPIRE", names[1 if outbox else 0], 0)

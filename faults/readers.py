@@ -351,7 +351,7 @@ async def _forget(rig: Rig, found: list[Reader]) -> None:
         rig.ledger.calls += reader.accepted.values()
         await reader.leave()
         reader.posts.close()
-        await rig.redis.command("UNLINK", *keys.session(tenant, reader.session))
+        await rig.redis.command("UNLINK", *keys.stream(tenant, reader.session))
 
 
 def _figures(

@@ -5,11 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import orjson
 
 VERSION = "1"
+
+
+Transport = Literal["sse", "http", "json", "modern"]
+"""How a call came, and what may be sent to its client meanwhile.
+
+`sse`: HTTP+SSE (2024-11-05), everything. `http`: a POST of streamable HTTP with sessions (2025-03-26 to 2025-11-25),
+everything. `json`: the same from a client that takes its answer as JSON alone, with no way for anything else.
+`modern`: a stateless POST (2026-07-28), notifications but no requests.
+"""
 
 
 class UnknownVersion(ValueError):
@@ -52,12 +61,16 @@ class Call(NamedTuple):
     """Our own id of the message, UUIDv7 as 32 hex characters; answers are routed by it, never by the JSON-RPC id."""
     tenant: str
     session: str
+    """That it belongs to; a stateless request has one of its own, with the id of the call."""
     body: bytes
     """The JSON-RPC message as the client sent it."""
     caller: bytes
     """The principal, encoded by the API pod once per key; see `Caller`."""
     context: bytes
-    """What the session negotiated, as the worker that ran `initialize` encoded it; empty before."""
+    """What the session negotiated, as the worker that ran `initialize` encoded it; empty before.
+
+    Of a stateless request, what its API pod knows of it besides the body.
+    """
     enqueued_ms: int
     """When it was appended, by Redis' clock, epoch milliseconds."""
     deadline_ms: int
@@ -67,6 +80,7 @@ class Call(NamedTuple):
     """The id of the lane entry, for the acknowledgement; it names the attempt, too: each has its own."""
     attempt: int = 1
     """Which attempt this is: those before it were lost with their workers."""
+    transport: Transport = "sse"
 
     @property
     def wants_answer(self) -> bool:
@@ -77,7 +91,7 @@ class Call(NamedTuple):
     def from_entry(cls, lane: int, entry: bytes, fields: Mapping[bytes, bytes]) -> Call:
         """Read a lane entry: `h` what is short, a line each, `b` the body, `a` the caller, `x` the context.
 
-        Of a call that is run again, `n` is the number of the attempt.
+        `t` is the transport, where it is not HTTP+SSE; of a call that is run again, `n` is the number of the attempt.
 
         Raises:
             UnknownVersion: another version wrote it.
@@ -97,15 +111,17 @@ class Call(NamedTuple):
             lane=lane,
             entry=entry,
             attempt=int(fields.get(b"n", b"1")),
+            transport=cast("Transport", fields[b"t"].decode()) if b"t" in fields else "sse",
         )
 
 
 class Delivery(NamedTuple):
     """One message on its way to a client's stream, as an API pod receives it."""
 
-    session: str
+    stream: str
+    """The name of the stream it is meant for; see `streams.sessions.stream_name`."""
     generation: int
-    """Which stream of the session it is meant for: each new stream of a session has the next number."""
+    """Which connection of that stream: each one that takes it over has the next number."""
     offset: int
     """Its place in the outbox, contiguous from 1; 0 for a signal, whose name is then the tag."""
     tag: bytes
@@ -114,13 +130,18 @@ class Delivery(NamedTuple):
 
     @classmethod
     def from_payload(cls, payload: bytes) -> Delivery:
-        """Read what was published to a pod's channel: session, generation, offset, tag and body, a line each."""
-        session, generation, offset, tag, body = payload.split(b"\n", 4)
-        return cls(session.decode(), int(generation), int(offset), tag, body)
+        """Read what was published to a pod's channel: stream, generation, offset, tag and body, a line each."""
+        stream, generation, offset, tag, body = payload.split(b"\n", 4)
+        return cls(stream.decode(), int(generation), int(offset), tag, body)
 
 
 REPLACED = b"replaced"
-"""Signal: another stream of the same session was opened; the only other one says that the session has ended."""
+"""Signal: another connection has taken the stream over."""
+POLL = b"poll"
+"""Signal: the stream is to end, and its client to come back for what it will have.
+
+A third one, `closed`, says that the session has ended.
+"""
 
 TELLS_OF_ACCEPTED = ord("\n")
 """The first byte of a payload that is `Accepted` requests: no session's name begins with a line break."""

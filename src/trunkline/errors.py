@@ -36,6 +36,8 @@ INVALID_PARAMS = -32602
 INTERNAL_ERROR = -32603
 REQUEST_TIMEOUT = -32001
 """The code that the SDKs use for a call that ran out of time (not in JSON-RPC itself)."""
+REQUEST_CANCELLED = -32800
+"""The code that the SDK answers a cancelled request with where its stream must have an end (from LSP)."""
 REFUSED = -32000
 """Server error range of JSON-RPC 2.0, section 5.1: refused for a reason that the HTTP status names."""
 

@@ -102,6 +102,11 @@ class Settings(BaseSettings):
 
     call_timeout: float = Field(60.0, gt=0, description="Seconds a call may take; progress starts them anew.")
     call_timeout_max: float = Field(600.0, gt=0, description="Seconds a call may take in all, progress or not.")
+    client_timeout: float = Field(
+        300.0,
+        gt=0,
+        description="Seconds that a client has to answer a request of a tool (sampling, elicitation, roots).",
+    )
     concurrency: int = Field(64, gt=0, le=10_000, description="Calls that one worker runs at once.")
     drain_delay: float = Field(
         3.0, ge=0, description="Seconds that a stopping API pod still answers on its port, for proxies to notice."

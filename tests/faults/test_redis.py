@@ -341,7 +341,7 @@ async def lose_last_moments(platform: Platform, server: Server, *, answered: boo
     keys, ask = platform.redis.keys, server.ask
     tenant = keys.tenant((await platform.tenants.get("demo")).id)
     (session,) = await ask("ZRANGE", tenant.sessions, "0", "-1")
-    name, outbox = keys.session((await platform.tenants.get("demo")).id, session.decode())
+    name, outbox = keys.stream((await platform.tenants.get("demo")).id, session.decode())
     for field in await ask("HKEYS", name):
         if field.startswith((b"p:", b"o:")):
             await ask("HDEL", name, field.decode())

@@ -158,7 +158,7 @@ async def test_a_session_that_redis_has_lost_ends_and_what_was_pending_is_answer
     async with connect(api, key=platform.key) as stream:
         number = await stream.send("ping")
         tenant = await platform.tenants.get("demo")
-        await platform.redis.command("DEL", *platform.redis.keys.session(tenant.id, stream.session))
+        await platform.redis.command("DEL", *platform.redis.keys.stream(tenant.id, stream.session))
         way.cut()
         way.heal()
         await expect_lost(stream, [number], "session ended")
@@ -198,7 +198,7 @@ class Moment:
     @classmethod
     async def of(cls, platform: Platform, session: str) -> Moment:
         tenant = await platform.tenants.get("demo")
-        names = platform.redis.keys.session(tenant.id, session)
+        names = platform.redis.keys.stream(tenant.id, session)
         return cls(platform.redis, {name: await platform.redis.command("DUMP", name) for name in names})
 
     async def come_back(self) -> None:

@@ -383,5 +383,6 @@ class Connections:
 
     def hold(self, arrived: Delivery | Accepted) -> None:
         """Keep what arrived for the streams that are attaching its session."""
-        for stream in self._attaching.get(arrived.session, ()):
+        name = arrived.session if isinstance(arrived, Accepted) else arrived.stream
+        for stream in self._attaching.get(name, ()):
             stream.keep(arrived)

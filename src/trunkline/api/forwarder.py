@@ -90,7 +90,7 @@ class Forwarder:
             return
         delivery = Delivery.from_payload(payload)
         self._connections.hold(delivery)
-        stream = self._connections.get(delivery.session)
+        stream = self._connections.get(delivery.stream)
         if stream is None or stream.generation != delivery.generation:
             return
         self._metrics.forward_total.inc()

@@ -38,7 +38,6 @@ from trunkline.streams.control import CallCancelled, announce
 from trunkline.streams.sessions import Sessions, is_session_id, new_session_id
 from trunkline.tenants.model import SCOPE_CALL
 
-TRANSPORT = "sse"
 _STREAM_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store"),
@@ -124,7 +123,7 @@ class SseTransport:
         session = new_session_id()
         stream = self._stream(request, identity, session, 0)
         limit = identity.tenant.limits.sessions
-        await self._sessions.open(identity.owner, session, TRANSPORT, identity.caller, limit)
+        await self._sessions.open(identity.owner, session, identity.caller, limit)
         self._connections.add(stream)
         self._metrics.sessions_opened_total.inc()
         return stream

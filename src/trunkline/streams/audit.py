@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import structlog
 
-from trunkline.streams.calls import create_group
 from trunkline.streams.client import Redis
 from trunkline.streams.connection import Connection, ConnectionLost, RedisRefusal
 from trunkline.streams.keys import AUDIT_GROUP
+from trunkline.streams.lanes import create_group
 
 _ADOPT_EVERY = 5.0
 _ADOPTED = 1_000

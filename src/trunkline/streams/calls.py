@@ -1,9 +1,8 @@
-"""Calls on their way from the API pods to the workers: accept, claim, cancel, sweep."""
+"""What API pods do with calls: accept, cancel, reply; and what every process does: answer those that are overdue."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -11,8 +10,9 @@ from typing import Any, NamedTuple
 import orjson
 import structlog
 
-from trunkline.envelope import Call, UnknownVersion
+from trunkline.envelope import Transport
 from trunkline.errors import (
+    REQUEST_CANCELLED,
     REQUEST_TIMEOUT,
     AuditBacklogFull,
     LaneFull,
@@ -24,15 +24,14 @@ from trunkline.errors import (
 )
 from trunkline.streams.batch import Batch
 from trunkline.streams.client import PATIENCE, Redis
-from trunkline.streams.connection import Argument, Connection, RedisRefusal, Reply
+from trunkline.streams.connection import Argument, RedisRefusal
 from trunkline.streams.keys import CALLS_GROUP
-from trunkline.streams.sessions import Owner
+from trunkline.streams.lanes import create_group
+from trunkline.streams.sessions import Owner, is_session_id, session_rate, too_many_sessions
 
 log = structlog.get_logger(__name__)
 
 _SWEEP_BATCH = 256
-_MOST_RECOVERED = 10_000
-"""More than a worker can have claimed: it has at most so many slots."""
 TIMED_OUT = orjson.dumps(
     {
         "code": REQUEST_TIMEOUT,
@@ -40,6 +39,31 @@ TIMED_OUT = orjson.dumps(
         "data": {"outcome": "unknown"},
     }
 )
+
+
+CANCELLED = orjson.dumps({"code": REQUEST_CANCELLED, "message": "Request cancelled"})
+
+
+class Opening(NamedTuple):
+    """What is new with a message that opens its session."""
+
+    caller: bytes
+    """Goes to the worker with each call of the session."""
+    limit: int
+    """Most sessions of the tenant."""
+    context: bytes = b""
+    """Of a stateless request, what the worker is to know besides the body."""
+
+
+class Place(NamedTuple):
+    """Where the answer of a message is awaited that came by a POST of streamable HTTP."""
+
+    stream: str
+    """The call that names the POST's stream: its first request. Of a stateless request it is the call itself."""
+    pod: str
+    """Who holds the POST."""
+    transport: Transport
+    opening: Opening | None = None
 
 
 class Message(NamedTuple):
@@ -53,6 +77,8 @@ class Message(NamedTuple):
     body: bytes
     seed: bytes = b""
     """What is known now of the audit event; empty where none is due."""
+    place: Place | None = None
+    """None where the answer comes on the session's own stream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +98,12 @@ class Bounds:
         return cls(in_flight, interval, interval * burst)
 
 
+_NOTHING_NEW = Opening(b"", 0)
 _Acceptance = tuple[Owner, Message, Bounds]
 
 
 class Calls:
-    """The lanes, as API pods (accept, cancel) and workers (claim, sweep) use them."""
+    """The calls of all tenants."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
@@ -87,7 +114,10 @@ class Calls:
             settings.lane_max_length,
             settings.audit_max_backlog,
         )
+        self._session_rate = session_rate(settings)
+        self._outbox_limits = (settings.outbox_max_messages, settings.outbox_max_bytes, settings.outbox_ttl * 1000)
         self._accepting: Batch[_Acceptance] = Batch(self._accept)
+        self._forgetting: Batch[tuple[str, str]] = Batch(self._forget)
 
     async def accept(self, owner: Owner, message: Message, bounds: Bounds) -> None:
         """Accept a message: once this returns, a request gets exactly one answer.
@@ -95,6 +125,7 @@ class Calls:
         Raises:
             SessionNotFound: unknown, ended or another principal's session.
             TooManyRequests: the tenant's rate or number of unanswered requests is at its limit.
+            TooManySessions: the message opens a session, and the tenant may not.
             Unavailable: the lane is full, too many audit events wait for Postgres, or Redis is away.
         """
         lane = self._redis.keys.tenant(owner.tenant).number
@@ -108,17 +139,20 @@ class Calls:
         keys = self._redis.keys
         names = [keys.deadlines(lane), keys.calls(lane), keys.audit(lane)]
         until = int(self._redis.clock.now_ms() + PATIENCE * 1000)
-        args: list[Argument] = [*self._fixed, keys.lane(lane), until]
+        args: list[Argument] = [*self._fixed, keys.lane(lane), until, *self._session_rate]
         for owner, message, bounds in acceptances:
             args += (
-                owner.principal, message.call, message.request_id, message.body, message.seed,
+                owner.mark, message.call, message.request_id, message.body, message.seed,
                 owner.tenant, message.session, bounds.in_flight, bounds.interval_us, bounds.burst_us,
+                _encode_place(owner, message.place) if message.place is not None else b"",
             )  # fmt: skip
         answers: Sequence[Any] = await self._redis.script("accept", names, args)
         return answers
 
     async def cancel(self, owner: Owner, session: str, request_id: bytes) -> list[str]:
         """Take back a request, named by its JSON-RPC id as JSON.
+
+        The stream of a POST gets the error -32800 in the answer's place, so that it has an end for who resumes it.
 
         Returns:
             Our ids of the calls that are cancelled by this; announce them, so that their workers stop.
@@ -130,12 +164,57 @@ class Calls:
         tenant = keys.tenant(owner.tenant)
         cancelled = await self._redis.script(
             "cancel",
-            [keys.session(owner.tenant, session)[0], tenant.deadlines, tenant.calls, tenant.audit],
-            [owner.principal, request_id, f"{owner.tenant}:{session}:", tenant.lane, tenant.base],
-        )
+            [keys.stream(owner.tenant, session)[0], tenant.deadlines, tenant.calls, tenant.audit],
+            [
+                owner.mark, request_id, session, f"{owner.tenant}:{session}:", tenant.lane, tenant.base, CANCELLED,
+                tenant.pods, *self._outbox_limits,
+            ],
+        )  # fmt: skip
         if cancelled == 0:
             raise SessionNotFound
         return [call.decode() for call in cancelled]
+
+    async def reply(self, owner: Owner, session: str, question: str, response: bytes) -> bool:
+        """Hand a client's response to the worker whose tool waits for it.
+
+        Args:
+            owner: Who sends it.
+            session: In which session.
+            question: The JSON-RPC id of the tool's request.
+            response: The JSON-RPC response as the client sent it.
+
+        Returns:
+            False when nobody waits for it: answered before, out of time, or never asked in this session.
+
+        Raises:
+            SessionNotFound: unknown, ended or another principal's session.
+        """
+        keys = self._redis.keys
+        call, _, number = question.partition(".")
+        if not is_session_id(call):  # ours have the same form
+            call = ""
+        taken: int = await self._redis.script(
+            "reply",
+            [keys.stream(owner.tenant, session)[0], keys.questions(owner.tenant, session, call)],
+            [owner.mark, call, number.replace(".", "-"), keys.tenant(owner.tenant).workers, response],
+        )
+        if taken < 0:
+            raise SessionNotFound
+        return bool(taken)
+
+    def forget(self, tenant: str, name: str) -> None:
+        """A stream was delivered whole in an answer that nobody can resume: nothing of it need be kept.
+
+        Sent with others, some time soon; should it not be, the stream expires.
+        """
+        waiting = self._forgetting.add(self._redis.keys.tenant(tenant).number, (tenant, name))
+        waiting.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    async def _forget(self, lane: int, streams: Sequence[tuple[str, str]]) -> Sequence[None]:
+        await self._redis.script(
+            "forget", [], [self._redis.keys.lane(lane), *(part for each in streams for part in each)]
+        )
+        return [None] * len(streams)
 
     async def sweep(self, lane: int, grace_ms: int) -> list[str]:
         """Answer the lane's calls that are `grace_ms` past their deadline; returns their ids."""
@@ -174,115 +253,18 @@ class Calls:
             await create_group(self._redis, self._redis.keys.calls(lane), CALLS_GROUP)
 
 
-class LaneReader:
-    """Claims calls for one worker, over a connection of its own, since it blocks."""
-
-    def __init__(self, connection: Connection, redis: Redis, worker: str) -> None:
-        self._connection = connection
-        self._redis = redis
-        self._worker = worker
-        self._id = 0
-        self._streams = [redis.keys.calls(lane) for lane in range(redis.keys.lanes)]
-        self._lane_by_stream = {name.encode(): lane for lane, name in enumerate(self._streams)}
-        self._next = 0
-        self._busy: list[int] = []
-        """Lanes that had more calls than they were asked for."""
-
-    async def claim(self, free: int, block_ms: int) -> list[Call]:
-        """Wait up to `block_ms` for calls and claim at most `free` (> 0) of them, from the lanes in turn.
-
-        Redis bounds what it reads per stream: every lane first gets its even share of the slots, then the lanes
-        that had more than that share what is left. Too few slots for a share go to some lanes, in turn; only where
-        all lanes are empty, and several get a call at the same moment, does each of these give one, be it too many.
-
-        Raises:
-            RedisRefusal: among others NOGROUP, when Redis lost the lanes' consumer groups.
-            ConnectionLost: whatever was being claimed stays pending for this worker.
-        """
-        lanes = len(self._streams)
-        if free < lanes:
-            return await self._claim_few(free, block_ms)
-        calls = await self._claim_busy(free - lanes) if self._busy and free > lanes else []
-        if not calls:
-            share = free // lanes
-            calls = await self._read(range(lanes), share, block_ms)
-            self._busy = _lanes_with(calls, share)
-            left = (free - len(calls)) // len(self._busy) if self._busy else 0
-            calls += await self._read(self._busy, left, None) if left else []
-        return calls
-
-    async def _claim_busy(self, free: int) -> list[Call]:
-        """Claim from the lanes that had more than they were asked for last time, and one call from each lane."""
-        busy = self._busy[:free]
-        asked = (self._ask(busy, free // len(busy), None), self._ask(range(len(self._streams)), 1, None))
-        calls = [call for reply in asked for call in self._parse(await reply)]
-        self._busy = _lanes_with(calls, 2)
-        return calls
-
-    async def _claim_few(self, free: int, block_ms: int) -> list[Call]:
-        """Claim with fewer slots than lanes: look into all lanes in turn, then wait for the first call of any."""
-        lanes = len(self._streams)
-        for _ in range(0, lanes, free):
-            chosen = [(self._next + step) % lanes for step in range(free)]
-            self._next = (self._next + free) % lanes
-            if calls := await self._read(chosen, 1, None):
-                return calls
-        return await self._read(range(lanes), 1, block_ms)
-
-    async def recover(self) -> list[Call]:
-        """What is claimed for this worker, some of which may never have reached it: the connection broke before."""
-        return await self._read(range(len(self._streams)), _MOST_RECOVERED, None, after="0")
-
-    async def identify(self) -> None:
-        """Learn by which id Redis knows the connection, so that `unblock` can name it."""
-        self._id = await self._connection.send("CLIENT", "ID")
-
-    async def unblock(self) -> None:
-        """Have a claim that waits come back empty-handed; one that has just found calls still brings them."""
-        if self._id:
-            await self._redis.command("CLIENT", "UNBLOCK", self._id)
-
-    async def _read(self, lanes: Sequence[int], count: int, block_ms: int | None, after: str = ">") -> list[Call]:
-        return self._parse(await self._ask(lanes, count, block_ms, after))
-
-    def _ask(self, lanes: Sequence[int], count: int, block_ms: int | None, after: str = ">") -> asyncio.Future[Reply]:
-        block: tuple[Argument, ...] = () if block_ms is None else ("BLOCK", block_ms)
-        streams = [self._streams[lane] for lane in lanes]
-        return self._connection.send(
-            "XREADGROUP", "GROUP", CALLS_GROUP, self._worker, "COUNT", count, *block,
-            "STREAMS", *streams, *([after] * len(streams)),
-        )  # fmt: skip
-
-    def _parse(self, reply: Reply) -> list[Call]:
-        calls = []
-        for stream, entries in reply or ():
-            lane = self._lane_by_stream[stream]
-            for entry, fields in entries:
-                if not fields:  # acknowledged meanwhile
-                    continue
-                try:
-                    calls.append(_read_entry(lane, entry, fields))
-                except UnknownVersion as error:  # answered by the sweep, at its deadline
-                    log.error("call not understood", reason=str(error))
-        return calls
-
-
-def _lanes_with(calls: Sequence[Call], count: int) -> list[int]:
-    """The lanes from which at least so many calls came."""
-    return [lane for lane, found in Counter(call.lane for call in calls).items() if found >= count]
-
-
-def _read_entry(lane: int, entry: bytes, fields: Sequence[bytes]) -> Call:
-    return Call.from_entry(lane, entry, dict(zip(fields[::2], fields[1::2], strict=True)))
-
-
-async def create_group(redis: Redis, stream: str, group: bytes) -> None:
-    """Make a consumer group that sees everything in the stream; harmless where it exists."""
-    try:
-        await redis.command("XGROUP", "CREATE", stream, group, "0", "MKSTREAM")
-    except RedisRefusal as error:
-        if error.kind != "BUSYGROUP":
-            raise
+def _encode_place(owner: Owner, place: Place) -> bytes:
+    """As `accept.lua` reads it: kind, pod, stream, transport, most sessions, caller, context, a line each."""
+    kind, stream = "post" if place.opening is None else "open", place.stream
+    caller, limit, context = place.opening or _NOTHING_NEW
+    if owner.transport == "lone":
+        kind, stream = "lone", ""
+    return b"%b\n%d\n%b\n%b" % (
+        "\n".join((kind, place.pod, stream, place.transport)).encode(),
+        limit,
+        caller,
+        context,
+    )
 
 
 def _refusal(reason: bytes, retry_ms: int) -> TrunklineError:
@@ -294,6 +276,8 @@ def _refusal(reason: bytes, retry_ms: int) -> TrunklineError:
             return TooManyRequests("The tenant sends faster than its rate limit allows.", retry_after=seconds)
         case b"inflight":
             return TooManyCalls(retry_after=seconds)
+        case b"sessions" | b"session rate":
+            return too_many_sessions(reason, retry_ms)
         case b"lane":
             return LaneFull(retry_after=seconds)
         case b"late":

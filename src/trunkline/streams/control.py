@@ -6,7 +6,9 @@ pods read revocations and tenants again when their subscription was interrupted.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import get_args
 
 import orjson
 
@@ -42,10 +44,28 @@ class CallCancelled:
     session: str = ""
 
 
-Event = TenantChanged | KeyRevoked | SigningKeysChanged | CallCancelled
-_KINDS: dict[str, type[Event]] = {
-    kind.__name__: kind for kind in (TenantChanged, KeyRevoked, SigningKeysChanged, CallCancelled)
-}
+@dataclass(frozen=True, slots=True)
+class ListsChanged:
+    """Lists of a tenant's servers changed; of a toolset, for every tenant, where the tenant is empty."""
+
+    tenant_id: str
+    lists: Sequence[str]
+    """Of "tools", "prompts", "resources"."""
+    toolset: str = ""
+    change: str = ""
+    """What tells this change from others, where several announce it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceUpdated:
+    """A resource of a tenant's servers was updated."""
+
+    tenant_id: str
+    uri: str
+
+
+Event = TenantChanged | KeyRevoked | SigningKeysChanged | CallCancelled | ListsChanged | ResourceUpdated
+_KINDS: dict[str, type[Event]] = {kind.__name__: kind for kind in get_args(Event)}
 
 
 def encode(event: Event) -> bytes:

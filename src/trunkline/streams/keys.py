@@ -13,12 +13,19 @@ names themselves, from what the lane's keys begin with (docs/decisions/0009-batc
 | `{l<k>}:parked` | stream | calls set aside because each attempt cost a worker; the newest 1,000 | 30 days after the last |
 | `{l<k>}:surplus` | set | what the keys of the tenants that have a surplus begin with | members leave with the surplus |
 | `{l<k>}:t:<tenant>:surplus` | stream | accepted requests beyond `slots`, waiting for earlier ones of the tenant to end | SESSION_TTL after the last |
-| `{l<k>}:t:<tenant>:s:<sid>` | hash | the session: its owner, what it negotiated, which pod holds its stream, how far its outbox has come; field `p:<call>` for each request not answered yet, `o:<call>` for its attempt once that was started | SESSION_TTL after last use |
-| `{l<k>}:t:<tenant>:s:<sid>:out` | stream | the outbox: `<offset>-<epoch ms>` of what was sent to this client | 1 to 1.25 OUTBOX_TTL after the last message |
+| `{l<k>}:t:<tenant>:s:<sid>` | hash | the session: its transport and owner, what it negotiated, which pod holds its own stream, how far that one's outbox has come; field `p:<call>` for each request not answered yet, `o:<call>` for its attempt once that was started | SESSION_TTL after last use |
+| `{l<k>}:t:<tenant>:s:<sid>:out` | stream | the outbox: `<offset>-<epoch ms>` of what was sent on the session's own stream | 1 to 1.25 OUTBOX_TTL after the last message |
+| `{l<k>}:t:<tenant>:s:<sid>.<call>` | hash | the stream of a POST: which pod holds it, how far its outbox has come | SESSION_TTL after last use; leaves when the answer was delivered whole |
+| `{l<k>}:t:<tenant>:s:<sid>.<call>:out` | stream | its outbox | as that of the session |
+| `{l<k>}:t:<tenant>:s:<sid>:subs` | set | resources whose updates the session wants to hear of | with the session |
+| `{l<k>}:t:<tenant>:subscribers` | set | the tenant's sessions that have such | SESSION_TTL after the last use of one |
+| `{l<k>}:t:<tenant>:q:<sid>:<call>` | hash | by attempt and number, each request that a tool sent to its client: the worker that waits, or `!` and the response | CLIENT_TIMEOUT and a minute after the last |
+| `{l<k>}:t:<tenant>:told:<id>` | string | nothing: that a change was announced to the tenant's sessions | a minute |
 | `{l<k>}:t:<tenant>:sessions` | sorted set | the tenant's sessions, by the epoch ms at which they end | SESSION_TTL after last use |
 | `{l<k>}:t:<tenant>:usage` | hash | `inflight`: the tenant's members in `deadlines`; `due`, `opened`: theoretical arrival times of the limits on messages and on new sessions (GCRA), epoch us | SESSION_TTL after last use |
 | `{l<k>}:t:<tenant>:k:<hash>` | string | a browser's one-time ticket: the principal it stands for | TICKET_LIFETIME |
 | `{l<k>}:pod:<pod>` | channel | live copies of outbox entries, for the pod that holds the stream | |
+| `{l<k>}:worker:<worker>` | channel | live copies of responses to requests that the worker's tools sent to clients | |
 | `control` | channel | cancellations, revocations, changes of tenants; every pod listens | |
 | `snapshot:<kind>:<name>` | hash | the newest known state of a record in Postgres, for pods that find Postgres away | 7 days |
 | `revoked` | hash | id of each revoked, not yet expired key: from when it is refused | fields leave with the key's own expiry |
@@ -54,8 +61,11 @@ class TenantKeys:
     deadlines: str
     usage: str
     sessions: str
+    subscribers: str
     pods: str
     """What the channels of all pods begin with, in this lane."""
+    workers: str
+    """What the channels of all workers begin with, in this lane."""
 
 
 class Keys:
@@ -106,6 +116,10 @@ class Keys:
         """What the channels of all pods begin with, in this lane."""
         return f"{self.lane(lane)}pod:"
 
+    def workers_of(self, lane: int) -> str:
+        """What the channels of all workers begin with, in this lane."""
+        return f"{self.lane(lane)}worker:"
+
     def _tenant(self, tenant: str) -> TenantKeys:
         number = self.lane_of(tenant)
         lane = self.lane(number)
@@ -119,13 +133,27 @@ class Keys:
             deadlines=self.deadlines(number),
             usage=f"{base}usage",
             sessions=f"{base}sessions",
+            subscribers=f"{base}subscribers",
             pods=self.pods(number),
+            workers=self.workers_of(number),
         )
 
-    def session(self, tenant: str, session: str) -> tuple[str, str]:
-        """A session's hash and its outbox."""
-        base = f"{self.tenant(tenant).base}s:{session}"
+    def stream(self, tenant: str, name: str) -> tuple[str, str]:
+        """A stream's record and its outbox; the record of a session's own stream is the session's hash."""
+        base = f"{self.tenant(tenant).base}s:{name}"
         return base, f"{base}:out"
+
+    def subscriptions(self, tenant: str, session: str) -> str:
+        """What a session wants to hear of."""
+        return f"{self.tenant(tenant).base}s:{session}:subs"
+
+    def questions(self, tenant: str, session: str, call: str) -> str:
+        """The requests that a call's tool has sent to its client."""
+        return f"{self.tenant(tenant).base}q:{session}:{call}"
+
+    def told(self, tenant: str, change: str) -> str:
+        """Whether a change was announced."""
+        return f"{self.tenant(tenant).base}told:{change}"
 
     def ticket(self, tenant: str, digest: str) -> str:
         """A one-time ticket, by the SHA-256 of its secret."""

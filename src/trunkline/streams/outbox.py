@@ -30,6 +30,7 @@ class Outbox:
         settings = redis.settings
         self._publishing: Batch[_Publication] = Batch(self._publish)
         self._limits = (settings.outbox_max_messages, settings.outbox_max_bytes, settings.outbox_ttl * 1000)
+        self._question_ms = int(settings.client_timeout * 1000) + 60_000
 
     async def publish(self, call: Call, message: bytes, outcome: str, context: bytes = b"") -> int:
         """Publish the answer of a call, with its audit event, and acknowledge the call; all of it or nothing.
@@ -61,7 +62,9 @@ class Outbox:
             return [0]
         return offsets
 
-    async def notify(self, call: Call, number: int, message: bytes, extend_ms: int = 0, latest_ms: int = 0) -> int:
+    async def notify(
+        self, call: Call, number: int, message: bytes, extend_ms: int = 0, latest_ms: int = 0, *, asks: bool = False
+    ) -> int:
         """Send a message to the client while its call is under way.
 
         Args:
@@ -70,6 +73,7 @@ class Outbox:
             message: The JSON-RPC notification or request.
             extend_ms: With progress, the time that the call has from now on, in milliseconds; 0 leaves it.
             latest_ms: Beyond which epoch millisecond no progress extends it.
+            asks: Whether it is a request, for whose response this worker waits; see `Questions`.
 
         Returns:
             The offset in the outbox, or 0 when the call is not pending any more or another worker's.
@@ -78,11 +82,28 @@ class Outbox:
         tenant = keys.tenant(call.tenant)
         offset: int = await self._redis.script(
             "notify",
-            (*keys.session(call.tenant, call.session), tenant.deadlines),
+            (
+                keys.stream(call.tenant, call.session)[0], tenant.deadlines,
+                keys.questions(call.tenant, call.session, call.id),
+            ),
             (
                 call.session, call.id, f"{call.attempt}-{number}", f"{call.tenant}:{call.session}:{call.id}", message,
-                extend_ms, latest_ms, tenant.pods, *self._limits, call.entry,
+                extend_ms, latest_ms, tenant.pods, *self._limits, call.entry, self._worker if asks else "",
+                self._question_ms,
             ),
             patience=None,
         )  # fmt: skip
         return offset
+
+    async def hang_up(self, call: Call, *, own: bool = False) -> None:
+        """Have the pod that holds the call's stream (`own`: the session's) end it; the client comes back for more.
+
+        Raises:
+            Unavailable: Redis is away.
+        """
+        keys = self._redis.keys
+        await self._redis.script(
+            "hangup",
+            [keys.stream(call.tenant, call.session)[0]],
+            [call.session, "" if own else call.id, keys.tenant(call.tenant).pods],
+        )

@@ -2,6 +2,9 @@
 
 A session belongs to the principal that opened it. To anyone else it does not exist: every function answers for a
 foreign session exactly as for one that never was.
+
+A session has a stream of its own, whose name is the session's id, and on streamable HTTP one for each POST that waits
+for answers, named `<session>.<call>` after its first request. Each message belongs to one stream.
 """
 
 from __future__ import annotations
@@ -10,13 +13,17 @@ import hashlib
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from trunkline.errors import SessionNotFound, TooManySessions
+from trunkline.settings import Settings
 from trunkline.streams.client import Redis
 from trunkline.streams.keys import Keys
 
 SESSION_ID_LENGTH = 32
+
+SessionTransport = Literal["sse", "http", "lone"]
+"""HTTP+SSE; streamable HTTP; a stateless request, whose record is a session that ends with it."""
 
 
 def new_session_id() -> str:
@@ -29,6 +36,22 @@ def is_session_id(text: str) -> bool:
     return len(text) == SESSION_ID_LENGTH and text.isascii() and text.isalnum()
 
 
+def stream_name(session: str, call: str = "") -> str:
+    """The name of a session's own stream, or of that of the POST which brought `call`."""
+    return f"{session}.{call}" if call else session
+
+
+def session_of(name: str) -> str:
+    """The session that a stream belongs to."""
+    return name.partition(".")[0]
+
+
+def is_stream_name(text: str) -> bool:
+    """Whether `text` has the form of a stream's name."""
+    session, dot, call = text.partition(".")
+    return is_session_id(session) and (not dot or is_session_id(call))
+
+
 @dataclass(frozen=True, slots=True)
 class Owner:
     """To whom a session belongs."""
@@ -36,6 +59,12 @@ class Owner:
     tenant: str
     principal: str
     """The key id, or what stands for it on a public tenant."""
+    transport: SessionTransport = "sse"
+
+    @property
+    def mark(self) -> str:
+        """What the session's record says of its owner; a session of one transport does not exist on another."""
+        return f"{self.transport} {self.principal}"
 
 
 class Sent(NamedTuple):
@@ -58,7 +87,7 @@ class Waiting(NamedTuple):
 
 
 class Touched(NamedTuple):
-    """How far a session has come whose life was renewed."""
+    """How far a stream has come whose session's life was renewed."""
 
     newest: int
     """The newest offset of its outbox."""
@@ -67,14 +96,16 @@ class Touched(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """A stream that took over a session."""
+    """A stream that was taken over."""
 
     generation: int
     newest: int
     """The newest offset of its outbox."""
     missed: Sequence[Sent]
-    """The first page of what was sent after the last message that the client has seen; see `Sessions.missed`."""
+    """The first page of what was sent after `last`; see `Sessions.missed`."""
     pending: Sequence[Waiting] = ()
+    last: int = 0
+    """The offset after which it goes on."""
 
 
 class Sessions:
@@ -85,13 +116,12 @@ class Sessions:
         self._pod = pod
         settings = redis.settings
         self._lifetime_ms = settings.session_ttl * 1000
-        self._interval_us = 1_000_000 / settings.session_rate
-        self._burst_us = self._interval_us * settings.session_burst
+        self._interval_us, self._burst_us = session_rate(settings)
         # Half of what is kept for a slow reader: a page, and as much that came meanwhile, make no reader slow.
         self._page = (settings.stream_buffer_bytes // 2, settings.stream_buffer_messages // 2)
 
-    async def open(self, owner: Owner, session: str, transport: str, caller: bytes, limit: int) -> None:
-        """Open a session whose stream this pod holds, generation 1; `caller` goes to the worker with each call.
+    async def open(self, owner: Owner, session: str, caller: bytes, limit: int) -> None:
+        """Open a session whose own stream this pod holds, generation 1; `caller` goes to the worker with each call.
 
         Raises:
             TooManySessions: the tenant has `limit` sessions already, or opens them faster than SESSION_RATE allows.
@@ -100,53 +130,59 @@ class Sessions:
         tenant = keys.tenant(owner.tenant)
         refused = await self._redis.script(
             "open",
-            [keys.session(owner.tenant, session)[0], tenant.sessions, tenant.usage],
-            [
-                session, owner.principal, transport, self._pod, self._lifetime_ms, limit, caller,
-                self._interval_us, self._burst_us,
-            ],
-        )  # fmt: skip
+            [keys.stream(owner.tenant, session)[0], tenant.sessions, tenant.usage],
+            [session, owner.mark, self._pod, self._lifetime_ms, limit, caller, self._interval_us, self._burst_us],
+        )
         if refused:
-            reason, retry_ms = refused
-            sentence = "The tenant opens sessions faster than its limit allows." if reason == b"rate" else None
-            raise TooManySessions(sentence, retry_after=retry_ms / 1000)
+            raise too_many_sessions(refused[0], refused[1])
 
-    async def attach(self, owner: Owner, session: str, last_offset: int) -> Attachment:
-        """Move the session's stream to this pod, after the message `last_offset`.
+    async def attach(self, owner: Owner, name: str, last_offset: int | None) -> Attachment:
+        """Move a stream to this pod, after the message `last_offset`.
+
+        None goes on after what was sent before, or from the beginning where nobody has held the stream yet.
 
         Raises:
-            SessionNotFound: unknown, ended or another principal's session, or what the client missed is gone.
+            SessionNotFound: unknown, ended or another principal's session, no such stream of it, or what the client
+                missed is gone.
         """
         keys = self._redis.keys
         tenant = keys.tenant(owner.tenant)
+        session, _, call = name.partition(".")
         found = await self._redis.script(
             "attach",
-            [*keys.session(owner.tenant, session), tenant.sessions, tenant.deadlines],
             [
-                session, owner.principal, self._pod, last_offset, tenant.pods, self._lifetime_ms,
-                f"{owner.tenant}:{session}:", *self._page,
+                keys.stream(owner.tenant, session)[0], *keys.stream(owner.tenant, name),
+                tenant.sessions, tenant.deadlines,
+            ],
+            [
+                session, owner.mark, call, name, self._pod, "" if last_offset is None else last_offset, tenant.pods,
+                self._lifetime_ms, f"{owner.tenant}:{session}:", *self._page,
             ],
         )  # fmt: skip
         if not found:
             raise SessionNotFound
-        generation, newest, missed, pending = found
-        return Attachment(generation, newest, read_entries(missed), _read_pending(pending))
+        generation, last, newest, missed, pending = found
+        return Attachment(generation, newest, read_entries(missed), _read_pending(pending), last)
 
-    async def touch(self, tenant: str, session: str, generation: int) -> Touched | None:
-        """Keep a session alive whose stream is open.
+    async def touch(self, tenant: str, name: str, generation: int) -> Touched | None:
+        """Keep a session alive of which a stream is open.
 
         Returns:
-            How far it has come, or None when another stream has replaced this one.
+            How far the stream has come, or None when another connection has taken it over.
 
         Raises:
             SessionNotFound: it has ended, or Redis has lost it.
         """
-        names = self._redis.keys.tenant(tenant)
+        keys, session = self._redis.keys, session_of(name)
+        tenant_keys = keys.tenant(tenant)
         found = await self._redis.script(
             "touch",
-            [self._redis.keys.session(tenant, session)[0], names.sessions, names.deadlines],
-            [session, generation, self._lifetime_ms, f"{tenant}:{session}:"],
-        )
+            [
+                keys.stream(tenant, session)[0], keys.stream(tenant, name)[0],
+                tenant_keys.sessions, tenant_keys.deadlines,
+            ],
+            [session, name[len(session) + 1 :], generation, self._lifetime_ms, f"{tenant}:{session}:"],
+        )  # fmt: skip
         if found == -1:
             raise SessionNotFound
         return None if found == -2 else Touched(found[0], _read_pending(found[1]))
@@ -165,21 +201,21 @@ class Sessions:
         abandoned = await self._redis.script(
             "close",
             [
-                *keys.session(owner.tenant, session),
+                *keys.stream(owner.tenant, session),
                 tenant.deadlines, tenant.calls, tenant.audit, tenant.sessions,
             ],
-            [session, owner.principal, f"{owner.tenant}:{session}:", tenant.pods, tenant.lane, tenant.base],
+            [session, owner.mark, f"{owner.tenant}:{session}:", tenant.pods, tenant.lane, tenant.base],
         )  # fmt: skip
         if abandoned == 0:
             raise SessionNotFound
         return [call.decode() for call in abandoned]
 
-    async def missed(self, tenant: str, session: str, after: int) -> list[Sent]:
-        """The next page of what the outbox still holds after the offset `after`, in order.
+    async def missed(self, tenant: str, name: str, after: int) -> list[Sent]:
+        """The next page of what a stream's outbox still holds after the offset `after`, in order.
 
         It has at least one message if there is any, else no more than half of what is kept for a slow reader.
         """
-        outbox = self._redis.keys.session(tenant, session)[1]
+        outbox = self._redis.keys.stream(tenant, name)[1]
         return read_entries(await self._redis.script("missed", [outbox], [after, *self._page]))
 
     async def issue_ticket(self, tenant: str, stands_for: bytes) -> str:
@@ -197,6 +233,18 @@ class Sessions:
             "ticket", [_ticket_key(self._redis.keys, tenant, ticket)], [secrets.token_hex(8)]
         )
         return taken
+
+
+def session_rate(settings: Settings) -> tuple[float, float]:
+    """Microseconds between the sessions that a tenant opens at the limit, and by which they may come early."""
+    interval = 1_000_000 / settings.session_rate
+    return interval, interval * settings.session_burst
+
+
+def too_many_sessions(reason: bytes, retry_ms: int) -> TooManySessions:
+    """What `begin.lua` refused a session for."""
+    sentence = None if reason == b"sessions" else "The tenant opens sessions faster than its limit allows."
+    return TooManySessions(sentence, retry_after=retry_ms / 1000)
 
 
 def read_entries(entries: Sequence[tuple[bytes, Sequence[bytes]]]) -> list[Sent]:

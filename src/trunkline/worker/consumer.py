@@ -15,9 +15,10 @@ from trunkline.errors import TrunklineError, Unavailable
 from trunkline.logs import stations
 from trunkline.metrics import Metrics
 from trunkline.streams.attempts import Attempts, Verdict
-from trunkline.streams.calls import Calls, LaneReader
+from trunkline.streams.calls import Calls
 from trunkline.streams.client import Redis
 from trunkline.streams.connection import ConnectionLost, RedisRefusal
+from trunkline.streams.lanes import LaneReader
 from trunkline.streams.lost import MOST_ATTEMPTS
 from trunkline.streams.outbox import Outbox
 from trunkline.tenants.directory import TenantDirectory

@@ -11,8 +11,9 @@ import uuid_utils
 
 from trunkline.envelope import Call
 from trunkline.settings import Settings, load_settings
-from trunkline.streams.calls import Bounds, Calls, LaneReader, Message
+from trunkline.streams.calls import Bounds, Calls, Message
 from trunkline.streams.client import Redis
+from trunkline.streams.lanes import LaneReader
 from trunkline.streams.outbox import Outbox
 from trunkline.streams.sessions import Owner, Sessions, new_session_id, read_entries
 
@@ -62,7 +63,7 @@ class Wire:
         return await self.reader.claim(free, 500)
 
     async def sent(self) -> list[tuple[int, bytes]]:
-        outbox = self.redis.keys.session(self.owner.tenant, self.session)[1]
+        outbox = self.redis.keys.stream(self.owner.tenant, self.session)[1]
         entries = read_entries(await self.redis.command("XRANGE", outbox, "-", "+"))
         return [(each.offset, each.body) for each in entries]
 
@@ -70,7 +71,7 @@ class Wire:
         return int(await self.redis.command("HGET", self.redis.keys.tenant(self.owner.tenant).usage, "inflight") or 0)
 
     async def pending(self) -> int:
-        fields = await self.redis.command("HKEYS", self.redis.keys.session(self.owner.tenant, self.session)[0])
+        fields = await self.redis.command("HKEYS", self.redis.keys.stream(self.owner.tenant, self.session)[0])
         return sum(field.startswith(b"p:") for field in fields)
 
 
@@ -79,7 +80,7 @@ async def wire(redis: Redis) -> AsyncIterator[Wire]:
     owner = Owner(uuid_utils.uuid7().hex, "key_one")
     sessions = Sessions(redis, "pod-a")
     session = new_session_id()
-    await sessions.open(owner, session, "sse", b"{}", 10)
+    await sessions.open(owner, session, b"{}", 10)
     calls = Calls(redis)
     await calls.create_groups()
     connection = await redis.dial("lanes")

@@ -53,7 +53,7 @@ async def test_a_full_redis_refuses_new_sessions_and_keeps_those_that_were_left(
     await operator.send("CONFIG", "SET", "maxmemory", "1")
     session = new_session_id()
     with pytest.raises(Unavailable):
-        await wire.sessions.open(wire.owner, session, "sse", b"{}", 1)
+        await wire.sessions.open(wire.owner, session, b"{}", 1)
     await operator.send("CONFIG", "SET", "maxmemory", "0")
     operator.close()
     assert await wire.redis.command("ZCARD", tenant.sessions) == 2

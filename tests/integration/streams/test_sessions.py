@@ -105,13 +105,13 @@ async def test_nobody_resumes_what_was_not_sent_yet_or_is_not_theirs(wire: Wire)
 
 async def test_a_tenant_has_no_more_sessions_than_its_limit(redis: Redis) -> None:
     owner, sessions = Owner("a" * 32, "key"), Sessions(redis, "pod")
-    await sessions.open(owner, new_session_id(), "sse", b"{}", 2)
+    await sessions.open(owner, new_session_id(), b"{}", 2)
     second = new_session_id()
-    await sessions.open(owner, second, "sse", b"{}", 2)
+    await sessions.open(owner, second, b"{}", 2)
     with pytest.raises(TooManyRequests):
-        await sessions.open(owner, new_session_id(), "sse", b"{}", 2)
+        await sessions.open(owner, new_session_id(), b"{}", 2)
     await sessions.close(owner, second)
-    await sessions.open(owner, new_session_id(), "sse", b"{}", 2)
+    await sessions.open(owner, new_session_id(), b"{}", 2)
 
 
 async def test_a_tenant_opens_sessions_no_faster_than_its_rate_once_its_burst_is_spent(
@@ -122,11 +122,11 @@ async def test_a_tenant_opens_sessions_no_faster_than_its_rate_once_its_burst_is
     owner, sessions = Owner("a" * 32, "key"), Sessions(redis, "pod")
     again = new_session_id()
     for session in (again, new_session_id(), again):  # what is repeated opens nothing and costs nothing
-        await sessions.open(owner, session, "sse", b"{}", 10)
+        await sessions.open(owner, session, b"{}", 10)
     with pytest.raises(TooManySessions, match="faster") as refused:
-        await sessions.open(owner, new_session_id(), "sse", b"{}", 10)
+        await sessions.open(owner, new_session_id(), b"{}", 10)
     assert 0 < (refused.value.retry_after or 0) <= 10
-    await sessions.open(Owner("b" * 32, "key"), new_session_id(), "sse", b"{}", 10)
+    await sessions.open(Owner("b" * 32, "key"), new_session_id(), b"{}", 10)
     await redis.aclose()
 
 
@@ -173,15 +173,15 @@ async def test_at_the_limit_the_session_left_longest_makes_room_unless_it_waits_
     await wire.redis.command("ZADD", tenant.sessions, "XX", (int(seconds) + 60) * 1000, wire.session)
     call = await wire.accept()
     with pytest.raises(TooManyRequests):
-        await wire.sessions.open(wire.owner, new_session_id(), "sse", b"{}", 1)
+        await wire.sessions.open(wire.owner, new_session_id(), b"{}", 1)
     (claimed,) = await wire.claim()
     assert claimed.id == call
     await wire.outbox.publish(claimed, b"{}", "ok")
-    await wire.sessions.open(wire.owner, new_session_id(), "sse", b"{}", 1)
+    await wire.sessions.open(wire.owner, new_session_id(), b"{}", 1)
     with pytest.raises(SessionNotFound):
         await wire.sessions.attach(wire.owner, wire.session, 0)
     with pytest.raises(TooManyRequests):
-        await wire.sessions.open(wire.owner, new_session_id(), "sse", b"{}", 1)
+        await wire.sessions.open(wire.owner, new_session_id(), b"{}", 1)
 
 
 async def test_a_closed_session_forgets_its_calls_and_is_gone(wire: Wire) -> None:
@@ -215,7 +215,7 @@ async def test_every_key_of_a_session_expires(wire: Wire) -> None:
     await _answer(wire, 1)
     await wire.accept()
     tenant = wire.redis.keys.tenant(wire.owner.tenant)
-    for key in (*wire.redis.keys.session(wire.owner.tenant, wire.session), tenant.sessions, tenant.usage):
+    for key in (*wire.redis.keys.stream(wire.owner.tenant, wire.session), tenant.sessions, tenant.usage):
         assert await wire.redis.command("PTTL", key) > 0, key
 
 

@@ -15,7 +15,7 @@ tenants = st.text("0123456789abcdef", min_size=32, max_size=32)
 
 
 def test_no_key_of_a_tenant_is_built_without_the_tenant() -> None:
-    for build in (KEYS.tenant, KEYS.lane_of, lambda tenant: KEYS.session(tenant, "s"), lambda t: KEYS.ticket(t, "d")):
+    for build in (KEYS.tenant, KEYS.lane_of, lambda tenant: KEYS.stream(tenant, "s"), lambda t: KEYS.ticket(t, "d")):
         with pytest.raises(ValueError, match="needs the tenant"):
             build("")
 
@@ -25,7 +25,7 @@ def test_all_keys_that_a_script_touches_are_on_one_shard(tenant: str) -> None:
     found = KEYS.tenant(tenant)
     names = (
         found.calls, found.audit, found.deadlines, found.usage, found.sessions,
-        *KEYS.session(tenant, "5" * 32), KEYS.ticket(tenant, "d"),
+        *KEYS.stream(tenant, "5" * 32), KEYS.ticket(tenant, "d"),
     )  # fmt: skip
     assert {re.findall(r"\{(.*?)\}", name)[0] for name in names} == {f"l{KEYS.lane_of(tenant)}"}
     assert all(name.startswith("p:{l") for name in names)
@@ -34,7 +34,7 @@ def test_all_keys_that_a_script_touches_are_on_one_shard(tenant: str) -> None:
 
 @given(tenants, tenants)
 def test_two_tenants_share_no_key_but_those_of_their_lane(one: str, other: str) -> None:
-    mine, theirs = KEYS.session(one, "s"), KEYS.session(other, "s")
+    mine, theirs = KEYS.stream(one, "s"), KEYS.stream(other, "s")
     assert one == other or not set(mine) & set(theirs)
     assert one == other or KEYS.tenant(one).usage != KEYS.tenant(other).usage
 

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trunkline.settings import Settings
-from trunkline.streams.calls import Bounds, LaneReader
+from trunkline.streams.calls import Bounds
 from trunkline.streams.client import Redis, digest, source
 from trunkline.streams.connection import Connection
+from trunkline.streams.lanes import LaneReader
 from trunkline.streams.sessions import is_session_id, new_session_id
 
 SETTINGS = Settings(environment="dev", lanes=4)

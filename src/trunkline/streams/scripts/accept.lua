@@ -1,4 +1,5 @@
 --@include renew
+--@include begin
 -- accept: clients' messages of one lane become accepted ones: recorded as pending with their deadline and appended to
 -- the lane.
 -- Guarantee: of each message all of it or nothing; an accepted request is in `deadlines` until it is answered.
@@ -8,13 +9,19 @@
 -- pod has refused it meanwhile, because Redis hung or the network held it, is not accepted.
 -- A tenant has at most as many requests in its lane and running as all workers have slots; what it sends beyond waits in
 -- its surplus (see refill), so that other tenants of the lane need not wait behind it.
--- The pods that hold the streams are told what was accepted: "\n" and session, call and JSON-RPC id, a line each.
+-- The pods that hold the streams are told what was accepted: "\n" and session, call and JSON-RPC id, a line each. A POST's
+-- stream needs no telling: the pod that accepts holds it.
 -- KEYS: 1 deadlines, 2 calls, 3 audit. The names of a tenant's keys are built here from what the lane's begin with:
 -- all are on the lane's shard, and sending them would double what a message costs.
 -- ARGV: 1 time for a call in ms, 2 session lifetime in ms, 3 longest lane, 4 longest audit backlog, 5 what the lane's
---       keys begin with, 6 epoch ms until which the pod waits; for each message: principal, call, JSON-RPC id as JSON ('' for a notification), body, audit seed, tenant, session id,
---       most in flight, us between messages at the limit, us of burst; last: repeated
--- Returns for each message 0, or {reason, ms after which to try again}: gone, lane, audit, inflight, rate, late.
+--       keys begin with, 6 epoch ms until which the pod waits, 7 us between sessions at the limit, 8 us of burst; for each
+--       message: owner, call, JSON-RPC id as JSON ('' for a notification), body, audit seed, tenant, session id, most in
+--       flight, us between messages at the limit, us of burst, place; last: repeated
+-- place: '' for a message whose answer comes on the session's own stream; else what is known of the POST, a line each: kind,
+--       pod, stream, transport, most sessions, caller, context. Kinds: "post" in a session, "open" opens it, "lone" is the
+--       only message of a session of its own, which no other names.
+-- Returns for each message 0, or {reason, ms after which to try again}: gone, lane, audit, inflight, rate, late; if it opens
+-- a session also sessions, session rate.
 local time = redis.call('TIME')
 local us = time[1] * 1000000 + time[2]
 local now = math.floor(us / 1000)
@@ -35,18 +42,44 @@ local function usage_of(key)
   return usage
 end
 
-local function accept(principal, call, id, body, seed, tenant, sid, most, interval, burst)
+-- Whether a repeated request was accepted the first time.
+local function known(session, record, call)
+  if redis.call('HEXISTS', session, 'p:' .. call) == 1 then return true end
+  for _, entry in ipairs(redis.call('XREVRANGE', record .. ':out', '+', '-')) do
+    if entry[2][4] == call then return true end
+  end
+  return false
+end
+
+-- The record of the stream that a POST's answers go to; the first request of several makes it.
+local function hold(record, pod, first)
+  local holder = '1 ' .. pod
+  if first then
+    redis.call('HSET', record, 'holder', holder, 'box', '0 1 0 0')
+  elseif redis.call('HSETNX', record, 'holder', holder) == 1 then
+    redis.call('HSET', record, 'box', '0 1 0 0')
+  else
+    return
+  end
+  redis.call('PEXPIRE', record, ARGV[2])
+end
+
+local function accept(owner, call, id, body, seed, tenant, sid, most, interval, burst, place)
   local base = ARGV[5] .. 't:' .. tenant .. ':'
   local session = base .. 's:' .. sid
-  local state = redis.call('HMGET', session, 'principal', 'context', 'fresh', 'caller', 'holder')
-  if state[1] ~= principal then return {'gone', 0} end
-  local request = id ~= ''
-  if repeated and request then
-    if redis.call('HEXISTS', session, 'p:' .. call) == 1 then return 0 end
-    for _, entry in ipairs(redis.call('XREVRANGE', session .. ':out', '+', '-')) do
-      if entry[2][4] == call then return 0 end
-    end
+  local request, fresh, caller, context, holder = id ~= '', nil, nil, nil, nil
+  local kind, pod, stream, transport, sessions = '', nil, '', nil, nil
+  if place ~= '' then
+    kind, pod, stream, transport, sessions, caller, context =
+      string.match(place, '^(.-)\n(.-)\n(.-)\n(.-)\n(.-)\n(.-)\n(.*)$')
   end
+  if kind == '' or kind == 'post' then
+    local state = redis.call('HMGET', session, 'principal', 'context', 'fresh', 'caller', 'holder')
+    if state[1] ~= owner then return {'gone', 0} end
+    context, fresh, caller, holder = state[2] or '', tonumber(state[3]), state[4], state[5]
+  end
+  local record = stream == '' and session or session .. '.' .. stream
+  if repeated and request and known(session, record, call) then return 0 end
   if room <= 0 then return {'lane', 1000} end
   if unwritten >= tonumber(ARGV[4]) then return {'audit', 5000} end
   local usage = usage_of(base .. 'usage')
@@ -55,35 +88,51 @@ local function accept(principal, call, id, body, seed, tenant, sid, most, interv
   -- The generic cell rate algorithm: `due` is the theoretical arrival time of the next message, in epoch us.
   local due = math.max(usage.due, us) + interval
   if due - us > tonumber(burst) then return {'rate', math.ceil((due - us - burst) / 1000)} end
+  if kind == 'open' then
+    local refused = begin(session, base .. 'sessions', base .. 'usage', sid, owner, '0 -', caller, ARGV[2], sessions,
+      ARGV[7], ARGV[8], us)
+    if refused then return refused[1] == 'rate' and {'session rate', refused[2]} or refused end
+  elseif kind == 'lone' then
+    redis.call('HSET', session, 'principal', owner, 'caller', '', 'fresh', '', 'holder', '1 ' .. pod, 'box', '0 1 0 0')
+    redis.call('PEXPIRE', session, ARGV[2])
+  end
+  if stream ~= '' and request then hold(record, pod, stream == call) end
   usage.due, usage.changed = due, true
 
   local head = '1\n' .. call .. '\n' .. tenant .. '\n' .. sid .. '\n' .. accepted .. '\n' .. (request and deadline or '0')
   local waits = request and usage.inflight >= slots
-  local stream = waits and base .. 'surplus' or KEYS[2]
-  local entry = redis.call('XADD', stream, '*', 'h', head, 'b', body, 'a', state[4], 'x', state[2] or '')
+  local lane = waits and base .. 'surplus' or KEYS[2]
+  local entry
+  if kind == '' then
+    entry = redis.call('XADD', lane, '*', 'h', head, 'b', body, 'a', caller, 'x', context)
+  else
+    entry = redis.call('XADD', lane, '*', 'h', head, 'b', body, 'a', caller, 'x', context, 't', transport)
+  end
   if not waits then room = room - 1 end
   if request then
     usage.inflight = usage.inflight + 1
     if waits then
       entry = 's' .. entry
-      redis.call('PEXPIRE', stream, ARGV[2])
+      redis.call('PEXPIRE', lane, ARGV[2])
       redis.call('SADD', ARGV[5] .. 'surplus', base)
     end
-    local pod = string.match(state[5], ' (.*)')
-    told[pod] = (told[pod] or '') .. '\n' .. sid .. '\n' .. call .. '\n' .. id
-    redis.call('HSET', session, 'p:' .. call, entry .. '\n' .. accepted .. '\n' .. id .. '\n' .. seed)
+    if kind == '' then
+      pod = string.match(holder, ' (.*)')
+      told[pod] = (told[pod] or '') .. '\n' .. sid .. '\n' .. call .. '\n' .. id
+    end
+    redis.call('HSET', session, 'p:' .. call, entry .. '\n' .. accepted .. '\n' .. id .. '\n' .. stream .. '\n' .. seed)
     table.insert(due_at, deadline)
     table.insert(due_at, tenant .. ':' .. sid .. ':' .. call)
   end
-  if now > tonumber(state[3]) then
+  if fresh and now > fresh then
     renew(session, base .. 'sessions', sid, ARGV[2], now)
   end
   return 0
 end
 
 local late = now > tonumber(ARGV[6])
-for a = 7, #ARGV - 1, 10 do
-  table.insert(answers, late and {'late', 1000} or accept(unpack(ARGV, a, a + 9)))
+for a = 9, #ARGV - 1, 11 do
+  table.insert(answers, late and {'late', 1000} or accept(unpack(ARGV, a, a + 10)))
 end
 if #due_at > 0 then redis.call('ZADD', KEYS[1], unpack(due_at)) end
 for pod, accepted_calls in pairs(told) do redis.call('PUBLISH', ARGV[5] .. 'pod:' .. pod, accepted_calls) end

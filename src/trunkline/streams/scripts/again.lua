@@ -9,7 +9,7 @@ local function again(calls, deadlines, base, entry, fields, sid, call, record, a
     if deadline then head = string.gsub(head, '%d+$', string.format('%d', deadline)) end
   end
   local anew = redis.call('XADD', calls, '*', 'h', head, 'b', fields.b, 'a', fields.a, 'x', fields.x,
-    'n', attempt, 'k', lost)
+    't', fields.t or 'sse', 'n', attempt, 'k', lost)
   if record then
     local session = base .. 's:' .. sid
     redis.call('HSET', session, 'p:' .. call, anew .. string.match(record, '\n.*'))

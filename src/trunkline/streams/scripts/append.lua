@@ -1,11 +1,15 @@
--- append: put a message into a session's outbox and hand a live copy to the pod that holds its stream.
--- Guarantee: offsets of a session are contiguous from 1; what exceeds the bounds leaves from the oldest end.
--- Entry: id "<offset>-<epoch ms>", field m the message, field c its tag: the call that it answers, or
--- "<call>.<attempt>-<number>" for what is sent while a call runs.
--- box: field of the session: newest offset, oldest offset kept, bytes kept, epoch ms until which they are kept
--- holder: field of the session: generation of its stream and the pod that holds it
+-- append: put a message into a stream's outbox and hand a live copy to the pod that holds the stream.
+-- Guarantee: offsets of a stream are contiguous from 1; what exceeds the bounds leaves from the oldest end.
+-- record: the key of the stream's record, which the outbox's name begins with; name: the stream's
+-- Entry: id "<offset>-<epoch ms>", field m the message, field c its tag: the call that it answers, or one with a dot in it
+-- for what is sent while a call runs or belongs to none.
+-- box: field of the record: newest offset, oldest offset kept, bytes kept, epoch ms until which they are kept
+-- holder: field of the record: generation of the stream and the pod that holds it
 -- limits: 1 messages, 2 bytes, 3 lifetime in ms
-local function append(session, outbox, sid, pods, box, holder, limits, now, tag, body)
+-- Returns the offset and the new box; 0 where Redis has lost the record.
+local function append(record, name, pods, box, holder, limits, now, tag, body)
+  if not box then return 0 end
+  local outbox = record .. ':out'
   local newest, first, bytes, kept = string.match(box, '(%d+) (%d+) (%d+) (%d+)')
   local offset, lifetime = newest + 1, tonumber(limits[3])
   first, bytes, kept = tonumber(first), bytes + #body, tonumber(kept)
@@ -28,8 +32,9 @@ local function append(session, outbox, sid, pods, box, holder, limits, now, tag,
       redis.call('PEXPIREAT', outbox, string.format('%d', kept))
     end
   end
-  redis.call('HSET', session, 'box', string.format('%d %d %d %d', offset, first, bytes, kept))
+  box = string.format('%d %d %d %d', offset, first, bytes, kept)
+  redis.call('HSET', record, 'box', box)
   local generation, pod = string.match(holder, '(%d+) (.*)')
-  redis.call('PUBLISH', pods .. pod, sid .. '\n' .. generation .. '\n' .. offset .. '\n' .. tag .. '\n' .. body)
-  return offset
+  redis.call('PUBLISH', pods .. pod, name .. '\n' .. generation .. '\n' .. offset .. '\n' .. tag .. '\n' .. body)
+  return offset, box
 end

@@ -1,23 +1,32 @@
 --@include clock
+--@include append
+--@include route
 --@include finish
 -- cancel: the client takes back a request, named by its JSON-RPC id.
--- Guarantee: no answer to it is sent afterwards; what no worker has claimed yet never runs.
+-- Guarantee: no answer to it is sent afterwards; what no worker has claimed yet never runs. The stream of a POST ends with an
+-- error in the answer's place, since a client that resumes it must find its end; a session's own stream goes on without.
 -- KEYS: 1 session, 2 deadlines, 3 calls, 4 audit
--- ARGV: 1 principal, 2 JSON-RPC id as JSON, 3 members' beginning ("<tenant>:<session>:"), 4 what the lane's keys begin
---       with, 5 what the tenant's begin with, 6 repeated
--- Returns the ids of the cancelled calls, or 0: no such session of this principal.
+-- ARGV: 1 owner, 2 JSON-RPC id as JSON, 3 session id, 4 members' beginning ("<tenant>:<session>:"), 5 what the lane's keys
+--       begin with, 6 what the tenant's begin with, 7 the error as JSON, 8 channels' beginning, 9 outbox messages,
+--       10 outbox bytes, 11 outbox lifetime in ms, 12 repeated
+-- Returns the ids of the cancelled calls, or 0: no such session of this owner.
 if redis.call('HGET', KEYS[1], 'principal') ~= ARGV[1] then return 0 end
 local now, cancelled, members = clock(), {}, {}
 local fields = redis.call('HGETALL', KEYS[1])
 for i = 1, #fields, 2 do
-  local call = string.match(fields[i], '^p:(.*)$')
-  local id = call and string.match(fields[i + 1], '^.-\n.-\n(.-)\n')
+  local call, record = string.match(fields[i], '^p:(.*)$'), fields[i + 1]
+  local id = call and string.match(record, '^.-\n.-\n(.-)\n')
   if id == ARGV[2] then
-    local entry = finish(KEYS[1], KEYS[4], call, fields[i + 1], now, 'cancelled', '')
-    withdraw(KEYS[3], ARGV[5], entry)
+    local stream, name, box, holder = route(KEYS[1], ARGV[3], record)
+    if box then
+      local answer = '{"jsonrpc":"2.0","id":' .. id .. ',"error":' .. ARGV[7] .. '}'
+      append(stream, name, ARGV[8], box, holder, {ARGV[9], ARGV[10], ARGV[11]}, now, call, answer)
+    end
+    local entry = finish(KEYS[1], KEYS[4], call, record, now, 'cancelled', '')
+    withdraw(KEYS[3], ARGV[6], entry)
     table.insert(cancelled, call)
-    table.insert(members, ARGV[3] .. call)
+    table.insert(members, ARGV[4] .. call)
   end
 end
-if #members > 0 then forget(KEYS[2], members, ARGV[4], ARGV[5]) end
+if #members > 0 then forget(KEYS[2], members, ARGV[5], ARGV[6]) end
 return cancelled

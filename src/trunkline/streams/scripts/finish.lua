@@ -2,10 +2,10 @@
 -- Guarantee: exactly one caller finds the record, whoever ends the call: answer, cancellation, sweep or close. The
 -- first write is one that a full Redis refuses, so a refusal leaves the request pending.
 -- record: field "p:<call>" of the session: lane entry (with an "s" in front while it waits in the tenant's surplus),
--- epoch ms of acceptance, JSON-RPC id, audit seed, a line each
+-- epoch ms of acceptance, JSON-RPC id, stream (see route), audit seed, a line each
 -- Field "o:<call>" tells which attempt was started, see start.
 local function finish(session, audit, call, record, now, outcome, worker)
-  local entry, accepted, id, seed = string.match(record, '^(.-)\n(.-)\n(.-)\n(.*)$')
+  local entry, accepted, id, seed = string.match(record, '^(.-)\n(.-)\n(.-)\n.-\n(.*)$')
   if seed ~= '' then
     redis.call('XADD', audit, '*', 'e', seed, 'o', outcome, 'ms', string.format('%d', now - accepted), 'w', worker)
   end

@@ -1,5 +1,6 @@
 --@include clock
 --@include append
+--@include route
 --@include finish
 -- publish: answers of calls of one lane.
 -- Guarantee: the first answer of a pending call is appended to the outbox and audited, and the call is forgotten, in
@@ -22,7 +23,8 @@ local function publish(tenant, sid, call, entry, message, context, outcome)
   local session = base .. 's:' .. sid
   local state = redis.call('HMGET', session, 'p:' .. call, 'box', 'holder')
   if not state[1] or string.sub(state[1], 1, #entry + 1) ~= entry .. '\n' then return 0 end
-  local offset = append(session, session .. ':out', sid, ARGV[2], state[2], state[3], limits, now, call, message)
+  local stream, name, box, holder = route(session, sid, state[1], state[2], state[3])
+  local offset = append(stream, name, ARGV[2], box, holder, limits, now, call, message)
   finish(session, KEYS[3], call, state[1], now, outcome, ARGV[1])
   if context ~= '' then redis.call('HSET', session, 'context', context) end
   finished[base] = finished[base] or {}

@@ -1,5 +1,6 @@
 --@include clock
 --@include append
+--@include route
 --@include finish
 --@include again
 -- reclaim: what becomes of the calls that dead workers had claimed.
@@ -26,7 +27,8 @@ local function answer(base, tenant, sid, call, record, state, error, outcome, wo
   local session = base .. 's:' .. sid
   local id = string.match(record, '^.-\n.-\n(.-)\n')
   local message = '{"jsonrpc":"2.0","id":' .. id .. ',"error":' .. error .. '}'
-  append(session, session .. ':out', sid, ARGV[2], state[3], state[4], limits, now, call, message)
+  local stream, name, box, holder = route(session, sid, record, state[3], state[4])
+  append(stream, name, ARGV[2], box, holder, limits, now, call, message)
   finish(session, KEYS[3], call, record, now, outcome, worker)
   forget(KEYS[1], {tenant .. ':' .. sid .. ':' .. call}, ARGV[1], base)
 end
@@ -59,7 +61,7 @@ local function decide(worker, suspect, entry)
     local most = tonumber(ARGV[7])
     if started and (attempt >= most and suspect == call or attempt >= 2 * most) then
       redis.call('XADD', KEYS[4], 'MAXLEN', ARGV[10], '*', 'call', call, 'tenant', tenant, 'session', sid,
-        'workers', lost, 'e', string.match(record, '^.-\n.-\n.-\n(.*)$'))
+        'workers', lost, 'e', string.match(record, '^.-\n.-\n.-\n.-\n(.*)$'))
       redis.call('PEXPIRE', KEYS[4], ARGV[11])
       answer(base, tenant, sid, call, record, state, ARGV[9], 'parked', worker)
       drop(entry)

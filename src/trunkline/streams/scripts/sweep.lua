@@ -1,5 +1,6 @@
 --@include clock
 --@include append
+--@include route
 --@include finish
 -- sweep: answer the calls whose deadline has passed, whatever became of their worker.
 -- Guarantee: every member of `deadlines` leaves it, with an error as the answer if the call was still pending; an entry
@@ -18,7 +19,8 @@ for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[
   if state[1] then
     local id = string.match(state[1], '^.-\n.-\n(.-)\n')
     local answer = '{"jsonrpc":"2.0","id":' .. id .. ',"error":' .. ARGV[4] .. '}'
-    append(session, session .. ':out', sid, ARGV[5], state[2], state[3], {ARGV[6], ARGV[7], ARGV[8]}, now, call, answer)
+    local stream, name, box, holder = route(session, sid, state[1], state[2], state[3])
+    append(stream, name, ARGV[5], box, holder, {ARGV[6], ARGV[7], ARGV[8]}, now, call, answer)
     local entry = finish(session, KEYS[3], call, state[1], now, 'timeout', '')
     withdraw(KEYS[2], base, entry)
     forget(KEYS[1], {member}, ARGV[3], base)
