@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from trunkline.errors import Unavailable
+from trunkline.streams.changes import LISTS, Changes
 from trunkline.streams.client import Redis
 from trunkline.streams.control import KeyRevoked, SigningKeysChanged, TenantChanged, announce
 from trunkline.streams.revocations import Revocations
@@ -39,6 +40,7 @@ class Announcer:
         self._redis = redis
         self._snapshots = Snapshots(redis)
         self._revocations = Revocations(redis)
+        self._changes = Changes(redis)
 
     async def check(self) -> None:
         """Ask Redis for a sign of life, for a change that should rather not begin without."""
@@ -49,6 +51,11 @@ class Announcer:
         with _stored(f"The change of tenant {slug}", "within 5 minutes after Redis is back"):
             await self._snapshots.put(TENANT, slug, version, snapshot)
             await announce(self._redis, TenantChanged(slug, tenant_id))
+
+    async def lists_changed(self, slug: str, tenant_id: str) -> None:
+        """Tell the tenant's clients that what it offers has changed; only after `tenant_changed`."""
+        with _stored(f"The change of tenant {slug}", "with their next listing"):
+            await self._changes.announce(tenant_id, LISTS)
 
     async def tenant_gone(self, slug: str, tenant_id: str) -> None:
         """Replace the snapshot of a tenant that Postgres does not have any more, if there is one."""

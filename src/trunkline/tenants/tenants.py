@@ -154,17 +154,17 @@ class Tenants:
         return await self._set_status(slug, "active")
 
     async def enable(self, slug: str, toolset: str) -> Tenant:
-        """Switch a toolset on; one that was on before takes its old place again."""
+        """Switch a toolset on; one that was on before takes its old place again. Clients hear that lists changed."""
         check_name(toolset)
-        return await self._change(slug, lambda session, row: switch(session, row.id, toolset, on=True))
+        return await self._switch(slug, toolset, on=True)
 
     async def disable(self, slug: str, toolset: str) -> Tenant:
-        """Switch a toolset off.
+        """Switch a toolset off. Its clients hear that lists changed.
 
         Raises:
             NotFound: it never was on.
         """
-        return await self._change(slug, lambda session, row: switch(session, row.id, toolset, on=False))
+        return await self._switch(slug, toolset, on=False)
 
     async def delete(self, slug: str) -> None:
         """Remove the tenant, its toolsets and its keys, for good; its audit log stays."""
@@ -184,6 +184,11 @@ class Tenants:
             raise
         await self._announcer.tenant_gone(slug, row.id)
         await self._announcer.keys_revoked(keys)
+
+    async def _switch(self, slug: str, toolset: str, *, on: bool) -> Tenant:
+        tenant = await self._change(slug, lambda session, row: switch(session, row.id, toolset, on=on))
+        await self._announcer.lists_changed(slug, tenant.id)
+        return tenant
 
     async def _set_status(self, slug: str, status: str) -> Tenant:
         async def change(_: AsyncSession, row: TenantRow) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 
+import orjson
 import pytest
 
 from trunkline.db import Database
@@ -9,6 +10,7 @@ from trunkline.errors import Conflict, NotFound, TenantNotFound, Unavailable, Us
 from trunkline.settings import Settings
 from trunkline.streams.client import Redis
 from trunkline.streams.revocations import Revocations
+from trunkline.streams.sessions import Owner, Sessions, new_session_id
 from trunkline.streams.snapshots import Snapshots
 from trunkline.tenants.directory import TenantDirectory
 from trunkline.tenants.keys import Keys
@@ -184,3 +186,23 @@ async def test_a_running_pod_finds_a_tenant_in_postgres_and_leaves_it_in_redis(
     assert await directory.get("acme") == tenant
     assert await seen_by_a_new_pod(settings, redis, "acme") == tenant
     await directory.aclose()
+
+
+async def test_sessions_of_a_tenant_hear_that_its_toolsets_changed(
+    tenants: Tenants, redis: Redis, settings: Settings
+) -> None:
+    acme, other = await tenants.create("acme"), await tenants.create("other")
+    sessions, context = Sessions(redis, "pod"), orjson.dumps({"lists": ["tools"]})
+    opened = {}
+    for tenant in (acme, other):
+        opened[tenant.id] = session = new_session_id()
+        await sessions.open(Owner(tenant.id, "key"), session, b"{}", 10)
+        await redis.command("HSET", redis.keys.stream(tenant.id, session)[0], "context", context)
+
+    await tenants.enable("acme", "demo")
+    await tenants.set("acme", {"rate": "5"})
+    await tenants.disable("acme", "demo")
+
+    heard = [orjson.loads(each.body)["method"] for each in await sessions.missed(acme.id, opened[acme.id], 0)]
+    assert heard == ["notifications/tools/list_changed"] * 2
+    assert await sessions.missed(other.id, opened[other.id], 0) == []
