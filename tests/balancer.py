@@ -46,7 +46,7 @@ class Balancer:
         loop = asyncio.new_event_loop()
 
         async def listen() -> None:
-            server = await loop.create_server(lambda: _Client(self, self._clients), "127.0.0.1", 0)
+            server = await loop.create_server(lambda: _Client(self, self._clients), "127.0.0.1", 0, backlog=1024)
             self.port = server.sockets[0].getsockname()[1]
             begun.set()
             await ended.wait()
