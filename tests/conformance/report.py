@@ -9,10 +9,10 @@ from tests.replicas import REPLICAS
 
 TEXT = f"""# Conformance
 
-What `{PACKAGE}` {VERSION} finds, written by `scripts/conformance` and not by hand. It runs
-against {REPLICAS} API pods and {REPLICAS} workers, real processes, through a load balancer that deals each *request*
-to the next pod: a session's `initialize`, its stream, its calls and its answers to a tool's questions all meet
-different pods.
+What `{PACKAGE}` {VERSION} finds, written by `scripts/conformance` and
+not by hand. It runs against {REPLICAS} API pods and {REPLICAS} workers, real processes, through a load balancer
+that deals each *request* to the next pod: a session's `initialize`, its stream, its calls and its answers to a tool's
+questions all meet different pods.
 
 The server under test is [`tests/conformance/everything.py`](../tests/conformance/everything.py), an ordinary
 `MCPServer` that knows nothing of Trunkline, hosted with `--server` and switched on for a public tenant.
