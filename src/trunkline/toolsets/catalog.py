@@ -12,6 +12,7 @@ from typing import Any, Protocol, Self
 
 from mcp.server.lowlevel import Server
 from mcp_types import Tool
+from pydantic import SecretStr
 
 from trunkline.errors import StartRefused
 from trunkline.toolsets.builtin import demo
@@ -20,6 +21,7 @@ from trunkline.toolsets.hosted import Toolset, discover, load, toolset
 from trunkline.toolsets.member import Member, stop_idle_tracing
 from trunkline.toolsets.names import Names
 from trunkline.toolsets.offers import learn
+from trunkline.toolsets.request_state import derive_key, share_state
 
 logger = logging.getLogger(__name__)
 
@@ -80,8 +82,11 @@ class Catalog:
         StartRefused: on entering, where a server's lifespan fails to begin.
     """
 
-    def __init__(self, toolsets: Sequence[Toolset], *, keep: int = KEPT_COMPOSITIONS) -> None:
+    def __init__(
+        self, toolsets: Sequence[Toolset], *, secret: SecretStr | None = None, keep: int = KEPT_COMPOSITIONS
+    ) -> None:
         self._toolsets = tuple(toolsets)
+        self._state_key = derive_key(secret) if secret is not None and secret.get_secret_value() else None
         self._keep = keep
         self._members: dict[str, Member] = {}
         self._served: OrderedDict[tuple[Switch, ...], Hosted] = OrderedDict()
@@ -91,6 +96,8 @@ class Catalog:
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
             for each in self._toolsets:
+                if self._state_key is not None:
+                    share_state(each.server, each.name, self._state_key)
                 self._members[each.name] = await _begin(each, stack)
             self._stack = stack.pop_all()
         return self

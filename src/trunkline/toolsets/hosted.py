@@ -14,6 +14,7 @@ from mcp.server.lowlevel import Server
 from mcp.server.mcpserver import MCPServer
 
 from trunkline.errors import StartRefused
+from trunkline.toolsets import request_state  # noqa: F401 - before any server is made: it remembers their policies
 from trunkline.toolsets.names import slug
 
 GROUP = "trunkline.toolsets"

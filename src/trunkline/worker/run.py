@@ -49,7 +49,7 @@ def work(settings: Settings) -> None:
         StartRefused: a server to host cannot be loaded.
     """
     configure(settings, "worker")
-    catalog = Catalog(gather(settings.servers))
+    catalog = Catalog(gather(settings.servers), secret=settings.secret_key)
     # A restarted container has the name and process id of the one before, whose calls must not look like ours.
     worker = f"{default_pod()}-{secrets.token_hex(3)}"
     try:

@@ -1,0 +1,81 @@
+"""What a client carries from round to round of one call (`requestState`, 2026-07-28), so that any worker opens it.
+
+The SDK seals it (`RequestStateBoundary`), by default under a key that only one process has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Any
+from weakref import WeakSet
+
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from mcp.server._otel import OpenTelemetryMiddleware
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
+from mcp.server.lowlevel import Server
+from mcp.server.request_state import RequestStateBoundary, RequestStateSecurity
+from mcp_types.methods import INPUT_REQUIRED_METHODS
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+from pydantic import SecretStr
+
+from trunkline import current_tenant
+
+_ephemeral: WeakSet[RequestStateSecurity] = WeakSet()
+"""Policies whose keys no other process has. A policy does not tell, so each is remembered when it is made."""
+
+_make_ephemeral = RequestStateSecurity.ephemeral
+
+
+def _remembered(*, ttl: float = 600.0, audience: str | None = None) -> RequestStateSecurity:
+    made = _make_ephemeral(ttl=ttl, audience=audience)
+    _ephemeral.add(made)
+    return made
+
+
+RequestStateSecurity.ephemeral = staticmethod(_remembered)  # type: ignore[method-assign]
+
+
+class _Boundary(RequestStateBoundary):
+    """The SDK's boundary, out of the way of calls that cannot have a state: those of the eras before it."""
+
+    def __call__(  # type: ignore[override] # what it returns is only ever awaited
+        self, ctx: ServerRequestContext[Any, Any], call_next: CallNext
+    ) -> Awaitable[HandlerResult]:
+        if ctx.protocol_version not in MODERN_PROTOCOL_VERSIONS and "requestState" not in (ctx.params or ()):
+            return call_next(ctx)
+        return super().__call__(ctx, call_next)
+
+
+def derive_key(secret: SecretStr) -> bytes:
+    """The key that all workers of a deployment seal states with, derived from its root by HKDF (RFC 5869)."""
+    derive = HKDF(SHA256(), 32, salt=None, info=b"trunkline request state")
+    return derive.derive(secret.get_secret_value().encode())
+
+
+def share_state(server: Server[Any], toolset: str, key: bytes) -> None:
+    """Have a server seal states so that every worker with this key opens them, for the same tenant and API key only.
+
+    It replaces the SDK's default, and is added where a server has no protection at all: what a client brings back is
+    not to be trusted (2026-07-28, multi-round-trip requests). Keys or a codec that the author chose stay.
+    """
+    for place, one in enumerate(server.middleware):
+        if isinstance(one, RequestStateBoundary):
+            chosen = one._security  # noqa: SLF001 - the only place where it is
+            if chosen in _ephemeral:
+                server.middleware[place] = _shared(toolset, key, chosen.ttl, chosen.audience)
+            return
+    if any(server.get_request_handler(method) for method in INPUT_REQUIRED_METHODS):
+        outer = sum(isinstance(one, OpenTelemetryMiddleware) for one in server.middleware[:1])
+        server.middleware.insert(outer, _shared(toolset, key))
+
+
+def _shared(toolset: str, key: bytes, ttl: float = 600.0, audience: str | None = None) -> RequestStateBoundary:
+    policy = RequestStateSecurity(keys=[key], ttl=ttl, bind_principal=_principal, audience=audience)
+    _ephemeral.add(policy)  # another catalog of this process may have another secret
+    return _Boundary(policy, default_audience=toolset)
+
+
+def _principal(_: ServerRequestContext[Any, Any]) -> str | None:
+    tenant = current_tenant()
+    return None if tenant is None else f"{tenant.id} {tenant.key_id}"
