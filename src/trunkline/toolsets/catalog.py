@@ -7,20 +7,24 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 from mcp.server.lowlevel import Server
+from mcp.shared.subscriptions import ServerEvent
 from mcp_types import Tool
 from pydantic import SecretStr
 
 from trunkline.errors import StartRefused
 from trunkline.toolsets.builtin import demo
+from trunkline.toolsets.changes import Listener, change_of
 from trunkline.toolsets.composed import Composed
 from trunkline.toolsets.hosted import Toolset, discover, load, toolset
 from trunkline.toolsets.member import Member, stop_idle_tracing
 from trunkline.toolsets.names import Names
 from trunkline.toolsets.offers import learn
+from trunkline.toolsets.parameters import Tools
 from trunkline.toolsets.request_state import derive_key, share_state
 
 logger = logging.getLogger(__name__)
@@ -49,8 +53,8 @@ class Hosted:
 
     server: Server[Any]
     lifespan_state: Any
-    listed: set[str] | None
-    """Tools that the author's own server is known to list; None where the server itself answers unknown names."""
+    tools: Tools | None
+    """Those that the server is known to list; None where it lists none, and answers unknown names itself."""
     repeatable: frozenset[str]
     """Tools, by the names that clients use, whose authors say that calling them twice does no harm."""
 
@@ -91,6 +95,7 @@ class Catalog:
         self._members: dict[str, Member] = {}
         self._served: OrderedDict[tuple[Switch, ...], Hosted] = OrderedDict()
         self._missed: set[str] = set()
+        self._listener: Listener | None = None
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -99,6 +104,8 @@ class Catalog:
                 if self._state_key is not None:
                     share_state(each.server, each.name, self._state_key)
                 self._members[each.name] = await _begin(each, stack)
+                if each.bus is not None:
+                    stack.callback(each.bus.subscribe(partial(self._heard, each.name)))
             self._stack = stack.pop_all()
         return self
 
@@ -108,6 +115,19 @@ class Catalog:
         self._served.clear()
         self._members.clear()
         await self._stack.__aexit__(kind, error, trace)
+
+    def listen(self, listener: Listener) -> None:
+        """Have `listener` hear what the servers announce; what they announced before is not told."""
+        self._listener = listener
+
+    def _heard(self, toolset: str, event: ServerEvent) -> None:
+        change = change_of(event)
+        if change.kind == "tools":
+            for switches, hosted in self._served.items():
+                if hosted.tools and any(switch.name == toolset for switch in switches):
+                    hosted.tools.clear()  # to be listed again when one is called
+        if self._listener is not None:
+            self._listener(toolset, change)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -131,6 +151,7 @@ class Catalog:
     def _compose(self, switches: tuple[Switch, ...]) -> Hosted:
         tools, prompts = Names(), Names()
         members: list[Member] = []
+        listed: Tools = {}
         repeatable: set[str] = set()
         for switch in switches:
             member = self._members.get(switch.name)
@@ -143,11 +164,12 @@ class Catalog:
                 prompts.add(member.name, prompt)
             if switch.enabled:
                 members.append(member)
+                listed |= {name: member.offer.with_headers.get(tool.name) for name, tool in seen.items()}
                 repeatable |= {name for name, tool in seen.items() if _harmless_twice(tool)}
         if len(members) == 1 and tools.kept(members[0].name) and prompts.kept(members[0].name):
-            listed = {tool.name for tool in members[0].offer.tools} if members[0].serves("tools/list") else None
-            return Hosted(members[0].server, members[0].state, listed, frozenset(repeatable))
-        return Hosted(Composed(members, tools, prompts), {}, None, frozenset(repeatable))
+            lists = members[0].serves("tools/list")
+            return Hosted(members[0].server, members[0].state, listed if lists else None, frozenset(repeatable))
+        return Hosted(Composed(members, tools, prompts), {}, listed, frozenset(repeatable))
 
     def _miss(self, switch: Switch) -> None:
         if switch.enabled and switch.name not in self._missed:

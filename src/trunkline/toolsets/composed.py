@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from mcp.server.caching import CacheHint
 from mcp.server.context import HandlerResult
 from mcp.server.lowlevel import Server
 from mcp.server.lowlevel.server import HandlerEntry
@@ -40,7 +41,7 @@ from mcp_types.methods import SPEC_CLIENT_METHODS
 from pydantic import BaseModel
 
 from trunkline import __version__
-from trunkline.toolsets.member import Member, RequestContext, stop_idle_tracing
+from trunkline.toolsets.member import Listing, Member, RequestContext, stop_idle_tracing
 from trunkline.toolsets.names import Names
 
 logger = logging.getLogger(__name__)
@@ -75,6 +76,10 @@ class Composed(Server[Any]):
         self._prompts = prompts
         for member in reversed(members):
             self.extensions.update(member.server.extensions)
+        hints = [member.server.cache_hints.get("server/discover") for member in members]
+        self.cache_hints["server/discover"] = CacheHint(
+            min((each.ttl_ms if each else 0 for each in hints), default=0)
+        )
         for method, (params_type, handler) in self._routes().items():
             if any(member.serves(method) for member in members):
                 self.add_request_handler(method, params_type, handler)
@@ -130,20 +135,23 @@ class Composed(Server[Any]):
     # Tools and prompts: by name.
 
     async def _list_tools(self, ctx: RequestContext, params: PaginatedRequestParams) -> ListToolsResult:
-        return ListToolsResult(tools=await self._merged(ctx, params, "tools/list", self._tools))
+        merged = await self._merged(ctx, params, "tools/list", self._tools)
+        return ListToolsResult(tools=merged.items, ttl_ms=merged.ttl_ms)
 
     async def _list_prompts(self, ctx: RequestContext, params: PaginatedRequestParams) -> ListPromptsResult:
-        return ListPromptsResult(prompts=await self._merged(ctx, params, "prompts/list", self._prompts))
+        merged = await self._merged(ctx, params, "prompts/list", self._prompts)
+        return ListPromptsResult(prompts=merged.items, ttl_ms=merged.ttl_ms)
 
     async def _merged(
         self, ctx: RequestContext, params: PaginatedRequestParams, method: str, names: Names
-    ) -> list[Any]:
+    ) -> Listing:
         merged: dict[str, Any] = {}
-        for member, items in await self._listings(ctx, params, method):
-            for item in items:
+        listings = await self._listings(ctx, params, method)
+        for member, listing in listings:
+            for item in listing.items:
                 seen = names.add(member.name, item.name)
                 merged.setdefault(seen, item if seen == item.name else item.model_copy(update={"name": seen}))
-        return list(merged.values())
+        return Listing(list(merged.values()), _shortest(listings))
 
     async def _call_tool(self, ctx: RequestContext, params: CallToolRequestParams) -> HandlerResult:
         return await self._by_name_in(self._tools, "tool", ctx, params)
@@ -182,19 +190,21 @@ class Composed(Server[Any]):
 
     async def _list_resources(self, ctx: RequestContext, params: PaginatedRequestParams) -> ListResourcesResult:
         resources: dict[str, Any] = {}
-        for _, items in await self._listings(ctx, params, "resources/list"):
-            for item in items:
+        listings = await self._listings(ctx, params, "resources/list")
+        for _, listing in listings:
+            for item in listing.items:
                 resources.setdefault(str(item.uri), item)
-        return ListResourcesResult(resources=list(resources.values()))
+        return ListResourcesResult(resources=list(resources.values()), ttl_ms=_shortest(listings))
 
     async def _list_templates(
         self, ctx: RequestContext, params: PaginatedRequestParams
     ) -> ListResourceTemplatesResult:
         templates: dict[str, Any] = {}
-        for _, items in await self._listings(ctx, params, "resources/templates/list"):
-            for item in items:
+        listings = await self._listings(ctx, params, "resources/templates/list")
+        for _, listing in listings:
+            for item in listing.items:
                 templates.setdefault(item.uri_template, item)
-        return ListResourceTemplatesResult(resource_templates=list(templates.values()))
+        return ListResourceTemplatesResult(resource_templates=list(templates.values()), ttl_ms=_shortest(listings))
 
     async def _by_uri(self, method: str, ctx: RequestContext, params: UriParams) -> HandlerResult:
         uri = str(params.uri)
@@ -249,12 +259,14 @@ class Composed(Server[Any]):
 
     async def _listings(
         self, ctx: RequestContext, params: PaginatedRequestParams, method: str
-    ) -> list[tuple[Member, list[Any]]]:
+    ) -> list[tuple[Member, Listing]]:
         if params.cursor is not None:
             raise MCPError(code=INVALID_PARAMS, message="Unknown cursor: this listing has one page")
-        listings: list[tuple[Member, list[Any]]] = []
+        listings: list[tuple[Member, Listing]] = []
         failure: Exception | None = None
         for member in self._members:
+            if not member.serves(method):
+                continue
             try:
                 listings.append((member, await member.listing(ctx, method)))
             except Exception as error:  # the message's edge: one member's failure is not the others'
@@ -263,6 +275,10 @@ class Composed(Server[Any]):
         if failure is not None and not listings:
             raise failure
         return listings
+
+
+def _shortest(listings: Sequence[tuple[Member, Listing]]) -> int:
+    return min((listing.ttl_ms for _, listing in listings), default=0)
 
 
 def _instructions(members: Sequence[Member]) -> str | None:

@@ -12,9 +12,11 @@ from typing import Any
 
 from mcp.server.lowlevel import Server
 from mcp.server.mcpserver import MCPServer
+from mcp.server.subscriptions import SubscriptionBus
 
 from trunkline.errors import StartRefused
 from trunkline.toolsets import request_state  # noqa: F401 - before any server is made: it remembers their policies
+from trunkline.toolsets.changes import bus_of
 from trunkline.toolsets.names import slug
 
 GROUP = "trunkline.toolsets"
@@ -30,6 +32,8 @@ class Toolset:
     server: Server[Any]
     source: str
     """Where it was found, for people."""
+    bus: SubscriptionBus | None = None
+    """Where the server publishes what has changed."""
 
     @property
     def title(self) -> str:
@@ -89,7 +93,7 @@ def toolset(found: object, source: str) -> Toolset:
     name = slug(found.name)
     if not name:
         raise StartRefused(f"The MCP server '{source}' needs a name with letters or digits in it.")
-    return Toolset(name=name, server=lowlevel(found), source=source)
+    return Toolset(name=name, server=lowlevel(found), source=source, bus=bus_of(found))
 
 
 def lowlevel(server: Server[Any] | MCPServer[Any]) -> Server[Any]:

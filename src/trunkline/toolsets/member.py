@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from mcp.server._otel import OpenTelemetryMiddleware
 from mcp.server.caching import apply_cache_hint
@@ -23,18 +23,22 @@ from mcp_types import (
     ListResourceTemplatesResult,
     ListToolsResult,
     PaginatedRequestParams,
-    PaginatedResult,
     Tool,
 )
+from mcp_types.methods import is_input_required
 from opentelemetry.trace import ProxyTracerProvider, get_tracer_provider
 from pydantic import BaseModel
+
+from trunkline.toolsets.parameters import InputSchema
 
 RequestContext = ServerRequestContext[Any, Any]
 
 MOST_PAGES = 1_000
 """Pages of one listing that are read; a server that never stops handing out cursors must not hold a worker."""
 
-_LISTINGS: dict[str, tuple[type[PaginatedResult], str]] = {
+_Page = ListToolsResult | ListPromptsResult | ListResourcesResult | ListResourceTemplatesResult
+
+_LISTINGS: dict[str, tuple[type[_Page], str]] = {
     "tools/list": (ListToolsResult, "tools"),
     "prompts/list": (ListPromptsResult, "prompts"),
     "resources/list": (ListResourcesResult, "resources"),
@@ -51,6 +55,8 @@ class Offer:
     resources: frozenset[str] = frozenset()
     templates: Mapping[str, UriTemplate | None] = field(default_factory=dict)
     """By their text; None for one that cannot be matched."""
+    with_headers: Mapping[str, InputSchema] = field(default_factory=dict)
+    """By name, the schemas of those tools whose arguments have headers, too."""
 
     def has(self, uri: str) -> bool:
         """Whether this URI was listed, or follows a template that was (or is that template itself)."""
@@ -59,6 +65,14 @@ class Offer:
             or uri in self.templates
             or any(template is not None and template.match(uri) is not None for template in self.templates.values())
         )
+
+
+class Listing(NamedTuple):
+    """Every page of one of the four listings, in the server's order."""
+
+    items: list[Any]
+    ttl_ms: int = 0
+    """Milliseconds for which a client may keep it: the least of its pages."""
 
 
 @dataclass(slots=True)
@@ -110,6 +124,8 @@ class Member:
         hint = self.server.cache_hints.get(ctx.method)
         if hint is not None and isinstance(result, CacheableResult):
             result = apply_cache_hint(result, hint)
+        elif hint is not None and isinstance(result, Mapping) and not is_input_required(result):
+            result = {"ttlMs": hint.ttl_ms, "cacheScope": hint.scope, **result}
         if wire and isinstance(result, BaseModel):
             return result.model_dump(by_alias=True, mode="json", exclude_none=True)
         return result
@@ -128,13 +144,14 @@ class Member:
 
         await _wrap(self._middleware(), deliver)(replace(ctx, method=method, lifespan_context=self.state))
 
-    async def listing(self, ctx: RequestContext, method: str) -> list[Any]:
-        """Every page of one of the four listings, in the server's order; empty where it has no such listing."""
+    async def listing(self, ctx: RequestContext, method: str) -> Listing:
+        """Every page of one of the four listings; empty where the server has no such listing."""
         if not self.serves(method):
-            return []
+            return Listing([])
         kind, attribute = _LISTINGS[method]
         meta = {"_meta": ctx.params["_meta"]} if ctx.params and "_meta" in ctx.params else {}
         items: list[Any] = []
+        ttls: list[int] = []
         seen: set[str] = set()
         cursor: str | None = None
         while len(seen) < MOST_PAGES:
@@ -142,11 +159,12 @@ class Member:
             params = PaginatedRequestParams.model_validate(raw, by_name=False)
             page = _typed(kind, await self.ask(ctx, method, params, raw))
             items += getattr(page, attribute)
+            ttls.append(page.ttl_ms)
             cursor = page.next_cursor
             if not cursor or cursor in seen:
                 break
             seen.add(cursor)
-        return items
+        return Listing(items, min(ttls))
 
     def _middleware(self) -> list[ServerMiddleware[Any]]:
         return [one for one in self.server.middleware if not isinstance(one, OpenTelemetryMiddleware)]
@@ -168,7 +186,7 @@ def _through(middleware: ServerMiddleware[Any], call: CallNext, ctx: RequestCont
     return middleware(ctx, call)
 
 
-def _typed(kind: type[PaginatedResult], result: object) -> PaginatedResult:
+def _typed(kind: type[_Page], result: object) -> _Page:
     if isinstance(result, ErrorData):
         raise MCPError.from_error_data(result)
     return result if isinstance(result, kind) else kind.model_validate(result, by_name=False)

@@ -17,6 +17,7 @@ from mcp.shared.uri_template import InvalidUriTemplate, UriTemplate
 from mcp_types.version import LATEST_HANDSHAKE_VERSION
 
 from trunkline.toolsets.member import Member, Offer, RequestContext
+from trunkline.toolsets.parameters import with_headers
 
 logger = logging.getLogger(__name__)
 
@@ -58,12 +59,13 @@ async def learn(member: Member) -> Offer:
         prompts=tuple(prompt.name for prompt in prompts),
         resources=frozenset(str(resource.uri) for resource in resources),
         templates={template.uri_template: _parsed(template.uri_template) for template in templates},
+        with_headers={tool.name: schema for tool in tools if (schema := with_headers(tool.input_schema)) is not None},
     )
 
 
 async def _listed(member: Member, method: str) -> list[Any]:
     try:
-        return await member.listing(_context(member, method), method)
+        return (await member.listing(_context(member, method), method)).items
     except Exception:  # the server's own code, and one that refuses strangers is in its right
         logger.warning("toolset %s does not answer %s at start", member.name, method, exc_info=True)
         return []

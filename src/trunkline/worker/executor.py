@@ -31,6 +31,7 @@ from trunkline.envelope import Call, Caller
 from trunkline.metrics import Outcome
 from trunkline.toolsets.access import allowed, filter_listing
 from trunkline.toolsets.catalog import Catalog, Hosted, Switch
+from trunkline.toolsets.parameters import with_headers
 from trunkline.worker.answers import Answer
 from trunkline.worker.context import SessionContext, decode_context
 
@@ -219,15 +220,15 @@ class Execution(NamedTuple):
         Raises:
             MCPError: -32602, the same for both.
         """
-        known, listed = isinstance(name, str) and allowed(self.caller.tools, name), self.hosted.listed
-        if known and listed is not None and name not in listed:
+        known, tools = isinstance(name, str) and allowed(self.caller.tools, name), self.hosted.tools
+        if known and tools is not None and name not in tools:
             # It may have been added since the worker started, or be listed for this caller alone.
             cursor: str | None = ""
             while cursor is not None:
                 listing = await self._serve("tools/list", {"cursor": cursor} if cursor else {})
-                listed.update(tool["name"] for tool in listing["tools"])
+                tools.update({tool["name"]: with_headers(tool["inputSchema"]) for tool in listing["tools"]})
                 cursor = listing.get("nextCursor")
-            known = name in listed
+            known = name in tools
         if not known:
             raise MCPError(code=INVALID_PARAMS, message=f"Unknown tool: {name}")
 

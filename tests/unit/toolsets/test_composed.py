@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from mcp.server import _otel
+from mcp.server.caching import CacheHint
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.server.mcpserver import MCPServer
@@ -162,6 +163,27 @@ async def test_clients_without_a_session_are_served_too(composed: Client) -> Non
     assert result["content"][0]["text"] == "Deed of the mill"
     assert result["_meta"]["io.modelcontextprotocol/serverInfo"]["name"] == "trunkline"
     assert (await composed.stateless("tools/list", {}))["cacheScope"] == "private"
+
+
+def cached(name: str, **seconds: int) -> Toolset:
+    hints: dict[Any, CacheHint] = {
+        method.replace("_", "/"): CacheHint(ttl_ms=1_000 * least, scope="public") for method, least in seconds.items()
+    }
+    return toolset(MCPServer(name, cache_hints=hints), name)
+
+
+async def test_clients_may_keep_a_listing_as_long_as_the_member_that_allows_least() -> None:
+    toolsets = [
+        cached("slow", tools_list=60, prompts_list=60, server_discover=30),
+        cached("quick", tools_list=5, server_discover=60),
+    ]
+    async with Catalog(toolsets) as catalog:
+        client = Client(catalog.server_for((Switch("slow"), Switch("quick"))))
+        ttls = [
+            (await client.stateless(method, {}))["ttlMs"]
+            for method in ("tools/list", "prompts/list", "server/discover")
+        ]
+    assert ttls == [5_000, 0, 30_000]
 
 
 async def stamped(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
