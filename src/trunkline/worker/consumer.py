@@ -24,7 +24,9 @@ from trunkline.streams.outbox import Outbox
 from trunkline.tenants.directory import TenantDirectory
 from trunkline.tenants.model import Tenant
 from trunkline.worker.answers import Answer, in_its_place, overdue, stopped, too_late
+from trunkline.worker.clients import Clients
 from trunkline.worker.executor import Execution, Executor
+from trunkline.worker.probation import PROBATION, Probation
 from trunkline.worker.running import Running
 from trunkline.worker.slots import Slots
 
@@ -37,9 +39,6 @@ _GATHER = 0.002
 _CLOCK_EVERY = 30.0
 _DEADLINE_LOOK = 0.1
 """Seconds between looks at the deadlines of what runs here: how late a call may be answered for."""
-_PROBATION = 2.0
-"""Seconds at most during which a call that was lost with two workers runs while nothing else begins: if this worker
-dies meanwhile, that call is what it died of."""
 
 log = structlog.get_logger(__name__)
 
@@ -72,6 +71,7 @@ class Consumer:
         self._clock = redis.clock
         self._slots = Slots(self._settings.concurrency)
         self._running: dict[str, Running] = {}
+        self.clients = Clients(redis, worker, self._outbox, self._waits)
         self._side: set[asyncio.Task[Any]] = set()
         self._slot_freed = asyncio.Event()
         self._stopping = False
@@ -87,7 +87,7 @@ class Consumer:
     def stop(self) -> None:
         """Claim nothing more; a claim that waits in Redis is sent back empty-handed."""
         self._stopping = True
-        self._slots.close()
+        self._slots.end()
         self._slot_freed.set()
         if self._reader is not None:
             self._unblocking = asyncio.create_task(_unless_away(self._reader.unblock()))
@@ -200,11 +200,17 @@ class Consumer:
             del self._running[call.id]
             self._metrics.running_calls.dec()
             self._begin_all(self._slots.release(call))
-            self._slot_freed.set()
 
     def _begin_all(self, calls: Sequence[Call]) -> None:
         for call in calls:
             self._begin(call)
+        self._slot_freed.set()
+
+    def _waits(self, call: Call, waiting: bool) -> None:
+        if waiting:
+            self._begin_all(self._slots.lend(call))
+        else:
+            self._slots.take_back(call)
 
     async def _execute_safely(self, running: Running) -> Answer | None:
         """Whatever goes wrong is an answer: a message without one would hold its place in the lane for ever.
@@ -239,9 +245,7 @@ class Consumer:
             return in_its_place(call, error.message)
         if tenant is None or tenant.id != caller.tenant_id:
             return in_its_place(call, "The tenant does not exist any more.")
-        execution = self._executor.prepare(
-            call, caller, tenant.toolsets, lambda message, progress: self._notify(running, message, progress)
-        )
+        execution = self._executor.prepare(call, caller, tenant.toolsets, self.clients.of(running))
         if call.attempt >= MOST_ATTEMPTS:
             return await self._execute_on_probation(running, execution)
         return await self._execute_now(execution) if await self._may_begin(running, execution) else None
@@ -257,33 +261,15 @@ class Consumer:
 
     async def _execute_on_probation(self, running: Running, execution: Execution) -> Answer | None:
         """Run a call that was lost with two workers: one at a time (`Slots`), with nothing begun beside it."""
-        loop = asyncio.get_running_loop()
-        ending: asyncio.TimerHandle | None = None
-        self._slots.close()
-        try:
-            # What has begun before it has as long to show that it is harmless.
-            proven = loop.time() - _PROBATION
+        on_probation = Probation(running.call, self._attempts, self._slots, self._aside, self._begin_all)
+        async with on_probation:
+            proven = asyncio.get_running_loop().time() - PROBATION
             young = [other.task for other in self._running.values() if other is not running and other.since > proven]
-            if young:
-                await asyncio.wait(young, timeout=_PROBATION)
-            await self._attempts.suspect(running.call)
+            await on_probation.suspect(young)
             if not await self._may_begin(running, execution):
                 return None
-            ending = loop.call_later(_PROBATION, self._end_probation, running.call)
+            on_probation.begun()
             return await self._execute_now(execution)
-        finally:
-            if ending is None or ending.when() > loop.time():
-                if ending is not None:
-                    ending.cancel()
-                self._end_probation(running.call)
-
-    def _end_probation(self, call: Call) -> None:
-        self._aside(self._attempts.acquit())
-        following = self._slots.trust(call)
-        if not self._stopping:
-            following += self._slots.open()
-        self._begin_all(following)
-        self._slot_freed.set()
 
     async def _may_begin(self, running: Running, execution: Execution) -> bool:
         """Record the start where it must be known if this worker dies; False where the call is not ours to begin."""
@@ -323,16 +309,6 @@ class Consumer:
             if offset or running.call is call:
                 return offset
 
-    async def _notify(self, running: Running, message: bytes, progress: bool) -> None:
-        call = running.call
-        running.notified += 1
-        extend_ms, latest_ms = 0, 0
-        if progress and call.wants_answer:
-            extend_ms = int(self._settings.call_timeout * 1000)
-            latest_ms = call.enqueued_ms + int(self._settings.call_timeout_max * 1000)
-            running.deadline = min(self._clock.now_ms() + extend_ms, latest_ms)
-        await self._outbox.notify(call, running.notified, message, extend_ms, latest_ms)
-
     # Deadlines.
 
     async def watch_deadlines(self) -> None:
@@ -353,8 +329,13 @@ class Consumer:
             return
         running.over = True
         self._metrics.executed(answer.outcome)
-        publishing = self._aside(self._publish_as_claimed(running, answer))
+        publishing = self._aside(self._take_back_and_publish(running, answer))
         publishing.add_done_callback(lambda _: running.halt())
+
+    async def _take_back_and_publish(self, running: Running, answer: Answer) -> None:
+        for question in running.questions:
+            await self.clients.of(running).take_back(question)
+        await self._publish_as_claimed(running, answer)
 
     def _aside(self, work: Coroutine[object, object, Any]) -> asyncio.Task[Any]:
         task = asyncio.create_task(work)

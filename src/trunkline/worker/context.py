@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Any, Self
 
@@ -22,11 +22,16 @@ class SessionContext:
     """The params of `initialize` as the client sent them: its name and capabilities."""
     log_level: str = ""
     """The least severe level the client wants to read; empty where it has not said."""
+    lists: tuple[str, ...] = ()
+    """The lists ("tools", "prompts", "resources") whose changes the client was promised to hear of."""
 
     @classmethod
     def decode(cls, encoded: bytes) -> Self:
-        """Read what `encode` wrote; nothing stands for a session before `initialize`."""
-        return cls(**orjson.loads(encoded)) if encoded else cls()
+        """Read what `encode` wrote, here or in a later version; nothing stands for a session before `initialize`."""
+        if not encoded:
+            return cls()
+        known = {key: value for key, value in orjson.loads(encoded).items() if key in _FIELDS}
+        return cls(**{**known, "lists": tuple(known.get("lists", ()))})
 
     def encode(self) -> bytes:
         """The form that the session record keeps."""
@@ -42,6 +47,8 @@ class SessionContext:
             return True
         return LOG_LEVELS.index(str(level)) >= LOG_LEVELS.index(self.log_level)
 
+
+_FIELDS = frozenset(each.name for each in fields(SessionContext))
 
 decode_context = lru_cache(4096)(SessionContext.decode)
 """`SessionContext.decode`, remembered: a session's calls all bring the same bytes."""

@@ -1,17 +1,15 @@
-"""Station 4, execute: one message through the tenant's `mcp` `Server`. The only module that drives the SDK.
+"""Station 4, execute: one message through the tenant's `mcp` `Server`. The only module that drives the SDK's runner.
 
-Each call gets a `Connection` restored from the session record and a dispatch context whose notifications leave
-through Redis; nothing of a session stays in the worker between two calls.
+Each call gets a `Connection`, restored from the session record or made of what a stateless request says of its
+client, and a dispatch context that leads to the client through Redis; nothing of a session stays in the worker
+between two calls.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Awaitable, Callable, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-import anyio
 import orjson
 import structlog
 from mcp.server.auth.middleware.auth_context import auth_context_var
@@ -19,91 +17,46 @@ from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
 from mcp.server.connection import Connection
 from mcp.server.runner import ServerRunner, modern_error_data
-from mcp.shared.dispatcher import CallOptions
-from mcp.shared.exceptions import MCPError, NoBackChannelError
-from mcp.shared.message import MessageMetadata
-from mcp.shared.transport_context import TransportContext
-from mcp_types import INVALID_PARAMS, ErrorData, InitializeRequestParams, RequestId
-from mcp_types.version import LATEST_HANDSHAKE_VERSION
+from mcp.shared.exceptions import MCPError
+from mcp_types import (
+    CLIENT_CAPABILITIES_META_KEY,
+    CLIENT_INFO_META_KEY,
+    INVALID_PARAMS,
+    METHOD_NOT_FOUND,
+    PROTOCOL_VERSION_META_KEY,
+    ClientCapabilities,
+    ErrorData,
+    InitializeRequestParams,
+    RequestId,
+)
+from mcp_types.methods import CACHEABLE_METHODS, is_input_required
+from mcp_types.version import LATEST_HANDSHAKE_VERSION, LATEST_MODERN_VERSION
 
 from trunkline import CurrentTenant, current_tenant_var
 from trunkline.envelope import Call, Caller
+from trunkline.errors import REFUSED
 from trunkline.metrics import Outcome
 from trunkline.toolsets.access import allowed, filter_listing
 from trunkline.toolsets.catalog import Catalog, Hosted, Switch
-from trunkline.toolsets.parameters import with_headers
+from trunkline.toolsets.changes import declare
+from trunkline.toolsets.member import MOST_PAGES
+from trunkline.toolsets.parameters import check_headers, with_headers
 from trunkline.worker.answers import Answer
 from trunkline.worker.context import SessionContext, decode_context
+from trunkline.worker.dispatch import CallContext, Client, to_json
 
 log = structlog.get_logger(__name__)
 
-NotifyClient = Callable[[bytes, bool], Awaitable[None]]
-"""Sends a JSON-RPC notification to the client of a call; the flag says that it reports progress."""
-
 LARGEST_CONTEXT = 16_384
-"""Bytes of what a client may say of itself in `initialize`; most say a few hundred."""
+"""Bytes of what a client may say of itself; most say a few hundred."""
 
 REPEATABLE = frozenset(
     {
-        "initialize", "ping", "tools/list", "resources/list", "resources/templates/list", "resources/read",
-        "prompts/list", "prompts/get", "completion/complete", "logging/setLevel",
+        "initialize", "ping", "server/discover", "tools/list", "resources/list", "resources/templates/list",
+        "resources/read", "prompts/list", "prompts/get", "completion/complete", "logging/setLevel",
     }
 )  # fmt: skip
 """Requests that change nothing which a second one would change again."""
-
-_TRANSPORT = TransportContext(kind="sse", can_send_request=False)
-
-
-class CallContext:
-    """The SDK's `DispatchContext` of one call: what its server sends meanwhile goes to the client's outbox."""
-
-    transport = _TRANSPORT
-    can_send_request = False
-    message_metadata: MessageMetadata = None
-
-    def __init__(
-        self, request_id: RequestId | None, params: Mapping[str, Any], session: SessionContext, notify: NotifyClient
-    ) -> None:
-        self.request_id = request_id
-        meta = params.get("_meta")
-        self._progress_token = meta.get("progressToken") if isinstance(meta, dict) else None
-        self._session = session
-        self._notify = notify
-        self._cancel_requested: anyio.Event | None = None
-
-    @property
-    def cancel_requested(self) -> anyio.Event:
-        """Never set: a call that the client takes back is cancelled outright. The SDK's protocol asks for it."""
-        if self._cancel_requested is None:
-            self._cancel_requested = anyio.Event()
-        return self._cancel_requested
-
-    async def notify(self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None) -> None:
-        """Send a notification to the client; log messages below its level are dropped."""
-        if method == "notifications/message" and not self._session.wants_log((params or {}).get("level")):
-            return
-        message: dict[str, Any] = {"jsonrpc": "2.0", "method": method}
-        if params is not None:
-            message["params"] = params
-        await self._notify(to_json(message), method == "notifications/progress")
-
-    async def progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
-        """Report progress, if the client asked for it (specification, basic/utilities/progress)."""
-        if self._progress_token is None:
-            return
-        fields = {"progressToken": self._progress_token, "progress": progress, "total": total, "message": message}
-        params = {key: value for key, value in fields.items() if value is not None}
-        await self.notify("notifications/progress", params)
-
-    async def send_raw_request(
-        self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None
-    ) -> dict[str, Any]:
-        """Requests to the client have no way back over this transport.
-
-        Raises:
-            NoBackChannelError: always.
-        """
-        raise NoBackChannelError(method)
 
 
 class Executor:
@@ -112,16 +65,23 @@ class Executor:
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
 
-    def prepare(self, call: Call, caller: Caller, switches: tuple[Switch, ...], notify: NotifyClient) -> Execution:
+    def prepare(self, call: Call, caller: Caller, switches: tuple[Switch, ...], client: Client) -> Execution:
         """Make one message ready to run; nothing of its server has run yet."""
         body = orjson.loads(call.body)
-        session = decode_context(call.context)
         # What a client's response may have beside its result was never looked at: it is not params.
         params = body.get("params", {}) if "method" in body else {}
-        context = CallContext(body.get("id") if call.wants_answer else None, params, session, notify)
-        return Execution(
-            call, caller, body, self._catalog.server_for(switches), context, _restore(call, session, context), session
-        )
+        request_id = body.get("id") if call.wants_answer else None
+        if call.transport == "modern":
+            envelope = _envelope(params)
+            session = SessionContext(envelope.get(PROTOCOL_VERSION_META_KEY, LATEST_MODERN_VERSION))
+            context = CallContext(request_id, params, call.transport, session, client)
+            connection = _introduce(envelope, session, context)
+        else:
+            session = decode_context(call.context)
+            context = CallContext(request_id, params, call.transport, session, client)
+            connection = _restore(call, session, context)
+        hosted = self._catalog.server_for(switches)
+        return Execution(call, caller, body, hosted, context, connection, session, client)
 
 
 class Execution(NamedTuple):
@@ -135,6 +95,7 @@ class Execution(NamedTuple):
     context: CallContext
     connection: Connection
     session: SessionContext
+    client: Client
 
     @property
     def repeatable(self) -> bool:
@@ -171,25 +132,48 @@ class Execution(NamedTuple):
         changed = b""
         try:
             if method == "tools/call":
-                await self._check_tool(params.get("name"))
-            result = await self._serve(method, params)
-            if method == "tools/list":
-                result = filter_listing(result, self.caller.tools)
-            elif method == "initialize":
-                changed = self._initialized(params)
-            elif method == "logging/setLevel":
-                changed = self.session.with_log_level(str(params["level"])).encode()
-            elif result.get("isError") is True:
-                outcome = "tool_error"
+                await self._check_tool(params)
+                result = await self._serve(method, params)
+                if result.get("isError") is True:
+                    outcome = "tool_error"
+            elif method == "subscriptions/listen":  # the pod's that holds the stream; a server's own knows one worker
+                raise MCPError(code=METHOD_NOT_FOUND, message="Method not found", data=method)
+            else:
+                result = await self._serve(method, params)
+                result, changed = await self._settle(method, params, result)
             message = to_json({"jsonrpc": "2.0", "id": self.context.request_id, "result": result})
         except Exception as error:  # noqa: BLE001 - the edge of a message: whatever a server raises is its answer
             outcome = "error"
             message = error_message(self.context.request_id, modern_error_data(error))
         return Answer(message, outcome, changed)
 
-    def _initialized(self, params: dict[str, Any]) -> bytes:
+    async def _settle(
+        self, method: str, params: dict[str, Any], result: dict[str, Any]
+    ) -> tuple[dict[str, Any], bytes]:
+        """Do what is the platform's part; the result as the client gets it, and the session's new context if any."""
+        changed = b""
+        match method:
+            case "tools/list":
+                result = filter_listing(result, self.caller.tools)
+            case "initialize":
+                changed = self._initialized(params, declare(result.get("capabilities", {}), stateless=False))
+            case "server/discover":
+                declare(result.get("capabilities", {}), stateless=True)
+            case "logging/setLevel":
+                changed = self.session.with_log_level(str(params["level"])).encode()
+            case "resources/subscribe":
+                if not await self.client.subscribe(params["uri"]):
+                    raise MCPError(code=REFUSED, message="The session has as many subscriptions as it may.")
+            case "resources/unsubscribe":
+                await self.client.unsubscribe(params["uri"])
+        if self.call.transport == "modern" and method in CACHEABLE_METHODS and not is_input_required(result):
+            result["cacheScope"] = "private"  # whatever its author thinks: it is for this tenant and key
+        return result, changed
+
+    def _initialized(self, params: dict[str, Any], lists: list[Any]) -> bytes:
         """The session's context after `initialize`; it travels with every call, so its size is bounded."""
-        context = SessionContext(self.connection.protocol_version, params, self.session.log_level).encode()
+        version = self.connection.protocol_version
+        context = SessionContext(version, params, self.session.log_level, tuple(lists)).encode()
         if len(context) > LARGEST_CONTEXT:
             raise MCPError(code=INVALID_PARAMS, message=f"The params of initialize exceed {LARGEST_CONTEXT} bytes.")
         return context
@@ -212,25 +196,37 @@ class Execution(NamedTuple):
     def _runner(self) -> ServerRunner[Any]:
         return ServerRunner(self.hosted.server, self.connection, self.hosted.lifespan_state)
 
-    async def _check_tool(self, name: object) -> None:
+    async def _check_tool(self, params: dict[str, Any]) -> None:
         """Refuse what does not exist or is not the key's to call (specification, server/tools, error handling).
 
         The SDK's `MCPServer` would answer a result that looks like a failure of the tool.
 
         Raises:
-            MCPError: -32602, the same for both.
+            MCPError: -32602, the same for both; -32020, a header says something else than its argument.
         """
-        known, tools = isinstance(name, str) and allowed(self.caller.tools, name), self.hosted.tools
+        name, tools = params.get("name"), self.hosted.tools
+        known = isinstance(name, str) and allowed(self.caller.tools, name)
         if known and tools is not None and name not in tools:
-            # It may have been added since the worker started, or be listed for this caller alone.
-            cursor: str | None = ""
-            while cursor is not None:
-                listing = await self._serve("tools/list", {"cursor": cursor} if cursor else {})
-                tools.update({tool["name"]: with_headers(tool["inputSchema"]) for tool in listing["tools"]})
-                cursor = listing.get("nextCursor")
+            await self._list_tools(params)
             known = name in tools
         if not known:
             raise MCPError(code=INVALID_PARAMS, message=f"Unknown tool: {name}")
+        if self.call.transport == "modern" and tools is not None and (schema := tools.get(str(name))) is not None:
+            headers = orjson.loads(self.call.context)["params"] if self.call.context else {}
+            check_headers(schema, params.get("arguments"), headers)
+
+    async def _list_tools(self, params: dict[str, Any]) -> None:
+        """Learn what is listed: a tool may have been added since the worker started, or be for this caller alone."""
+        tools = self.hosted.tools
+        meta = {"_meta": params["_meta"]} if self.call.transport == "modern" else {}
+        cursor: str | None = None
+        for _ in range(MOST_PAGES):
+            listing = await self._serve("tools/list", meta if cursor is None else {**meta, "cursor": cursor})
+            if tools is not None:
+                tools.update({tool["name"]: with_headers(tool["inputSchema"]) for tool in listing["tools"]})
+            cursor = listing.get("nextCursor")
+            if cursor is None:
+                break
 
 
 async def _clean_up(connection: Connection) -> None:
@@ -257,6 +253,29 @@ def _client_params(context: bytes) -> InitializeRequestParams:
     return InitializeRequestParams.model_validate(decode_context(context).client, by_name=False)
 
 
+def _envelope(params: dict[str, Any]) -> dict[str, Any]:
+    """What a stateless request says of itself, as its API pod has checked; a notification may say nothing."""
+    meta = params.get("_meta")
+    return meta if isinstance(meta, dict) else {}
+
+
+def _introduce(envelope: dict[str, Any], session: SessionContext, context: CallContext) -> Connection:
+    """The connection of a stateless request: as `Connection.from_envelope` makes it, whose parsing is remembered."""
+    said = orjson.dumps([envelope.get(CLIENT_INFO_META_KEY), envelope.get(CLIENT_CAPABILITIES_META_KEY)])
+    known = _client if len(said) <= LARGEST_CONTEXT else _client.__wrapped__
+    params, capabilities = known(session.version, said)
+    connection = Connection(context, protocol_version=session.version, client_params=params)
+    connection.client_capabilities = capabilities
+    connection.initialized.set()
+    return connection
+
+
+@lru_cache(4096)
+def _client(version: str, said: bytes) -> tuple[InitializeRequestParams | None, ClientCapabilities | None]:
+    connection = Connection.from_envelope(version, *orjson.loads(said))
+    return connection.client_params, connection.client_capabilities
+
+
 @lru_cache(4096)
 def _user(encoded: bytes) -> AuthenticatedUser | None:
     """What the SDK's `get_access_token()` gives: the caller without the key, which never leaves the API pod."""
@@ -280,13 +299,3 @@ def error_message(request_id: RequestId | None, error: ErrorData) -> bytes:
     return to_json(
         {"jsonrpc": "2.0", "id": request_id, "error": error.model_dump(mode="json", by_alias=True, exclude_none=True)}
     )
-
-
-def to_json(value: object) -> bytes:
-    """JSON in one line; what orjson cannot write (integers beyond 64 bits, lone surrogates) goes the slower way."""
-    try:
-        return orjson.dumps(value)
-    except orjson.JSONEncodeError:
-        # Read again with null for NaN and the infinities, which JSON has no form for; orjson does the same.
-        value = json.loads(json.dumps(value), parse_constant=lambda _: None)
-        return json.dumps(value, separators=(",", ":")).encode()

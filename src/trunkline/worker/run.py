@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -19,6 +20,7 @@ import uvloop
 from trunkline import __version__
 from trunkline.audit.write import AuditWriter
 from trunkline.db import Database
+from trunkline.errors import Unavailable
 from trunkline.logs import configure, default_pod
 from trunkline.metrics import Metrics
 from trunkline.settings import Settings
@@ -94,7 +96,8 @@ class WorkerProcess:
     async def run(self) -> None:
         """Work until `stop`."""
         self._main = asyncio.current_task()
-        anyio.to_thread.current_default_thread_limiter().total_tokens = self._settings.concurrency
+        # A blocking tool that waits for its client holds its thread, while its slot is lent to another.
+        anyio.to_thread.current_default_thread_limiter().total_tokens = 2 * self._settings.concurrency
         redis = await Redis.connect(self._settings, "worker", patience=_START_PATIENCE)
         database = Database(self._settings.database_url, process="worker")
         pulse = Pulse(self._settings, self._worker)
@@ -123,7 +126,11 @@ class WorkerProcess:
         self._directory = TenantDirectory(database, Snapshots(redis), self._settings)
         self._consumer = Consumer(redis, self._worker, Executor(self._catalog), self._directory, self._metrics)
         self._custodian = Custodian(redis, self._metrics, every=_LOOK_EVERY, grace_ms=_SWEEP_GRACE_MS)
-        self._subscriber = Subscriber(redis, [redis.keys.control], self._received, self._subscribed)
+        self._clients = self._consumer.clients
+        self._catalog.listen(self._clients.announcements.heard)
+        self._control = redis.keys.control.encode()
+        channels = [redis.keys.control, *self._clients.questions.channels]
+        self._subscriber = Subscriber(redis, channels, self._received, self._subscribed)
         self._feed = AuditFeed(redis, self._worker)
         self._writer = AuditWriter(self._feed, database, self._metrics)
 
@@ -147,6 +154,7 @@ class WorkerProcess:
             log.info("draining")
             self._consumer.stop()
             await asyncio.wait({consuming})
+            await self._clients.announcements.aclose()
             await self._writer.stop()
         finally:
             for task in (consuming, stopping, *side):
@@ -158,7 +166,10 @@ class WorkerProcess:
             if isinstance(outcome, Exception):
                 raise outcome
 
-    def _received(self, _channel: bytes, payload: bytes) -> None:
+    def _received(self, channel: bytes, payload: bytes) -> None:
+        if channel != self._control:
+            self._clients.questions.received(payload)
+            return
         event: Event | None = decode(payload)
         match event:
             case CallCancelled(call_id):
@@ -169,3 +180,6 @@ class WorkerProcess:
     async def _subscribed(self) -> None:
         self._directory.forget_all()
         self.ready.set()
+        while True:
+            with contextlib.suppress(Unavailable):
+                return await self._clients.questions.refresh()

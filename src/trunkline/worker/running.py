@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 from trunkline.envelope import Call
+from trunkline.streams.questions import Question
 
 _THREAD_LOOK = 0.1
 """Seconds between looks at whether the thread of a call that nobody waits for has returned."""
@@ -14,17 +15,19 @@ _THREAD_LOOK = 0.1
 class Running:
     """One claimed call while it runs."""
 
-    __slots__ = ("begun", "call", "deadline", "notified", "over", "repeatable", "since", "task")
+    __slots__ = ("begun", "call", "deadline", "notified", "over", "questions", "repeatable", "since", "task")
 
     def __init__(self, call: Call, task: asyncio.Task[None]) -> None:
         self.call = call
         self.task = task
         self.deadline = float(call.deadline_ms)
-        """Redis' time in epoch milliseconds; progress moves it."""
+        """Redis' time in epoch milliseconds; progress and questions move it."""
         self.since = asyncio.get_running_loop().time()
         """When it began, by the loop's clock."""
         self.notified = 0
         """How many messages of the call were sent to the client."""
+        self.questions: tuple[Question, ...] = ()
+        """What its client is asked at the moment."""
         self.begun = False
         """Whether its server may have seen it."""
         self.repeatable = False
@@ -32,9 +35,16 @@ class Running:
         self.over = False
         """Whether nobody waits for what it comes to: cancelled, answered already, or given back."""
 
+    def next_number(self) -> int:
+        """The number of a further message to the client."""
+        self.notified += 1
+        return self.notified
+
     def halt(self) -> None:
         """Cancel the call, once no blocking function holds a thread for it: until then its slot is not free."""
         if waits_for_thread(self.task):
+            for question in self.questions:  # it may be what the thread waits for
+                question.answer.cancel()
             asyncio.get_running_loop().call_later(_THREAD_LOOK, self.halt)
         else:
             self.task.cancel()

@@ -14,22 +14,29 @@ _LAST = "suspects"
 class Slots:
     """A worker's slots.
 
-    Guarantees: never more calls run than there are slots; a tenant holds at most three quarters of them, rounded up,
-    so that one that sends slow calls leaves some free for the others; of the calls that were lost with two workers
-    one begins at a time; what is claimed beyond waits, and whenever a slot is free, it goes to the waiting tenants in
-    turn.
+    Guarantees: never more calls begin than there are slots; a tenant holds at most three quarters of them, rounded
+    up, so that one that sends slow calls leaves some free for the others; of the calls that were lost with two
+    workers one begins at a time; what is claimed beyond waits, and whenever a slot is free, it goes to the waiting
+    tenants in turn.
+
+    A call that waits for its client, perhaps minutes for a human, lends its slot, so that dialogs left open stop
+    neither their tenant nor others; at most as many calls do so as there are slots. Once its client has answered, it
+    goes on at once, be all slots taken or not.
     """
 
     def __init__(self, concurrency: int) -> None:
         self._concurrency = concurrency
         self._cap = -(-concurrency * 3 // 4)
         self._running: dict[str, Call] = {}
+        self._lent: dict[str, Call] = {}
+        """Those that wait for their clients and hold no slot."""
         self._held: Counter[str] = Counter()
         """Slots by tenant."""
         self._waiting: OrderedDict[str, deque[Call]] = OrderedDict()
         """By tenant; whose turn is next stands first."""
         self._ids: set[str] = set()
         self._closed = False
+        self._ended = False
 
     def __contains__(self, call_id: object) -> bool:
         return call_id in self._ids
@@ -39,8 +46,8 @@ class Slots:
         """How many calls may be claimed now; none while as many wait as there are slots."""
         if self._closed:
             return 0
-        running = len(self._running)
-        return max(min(self._concurrency - running, self._concurrency + running - len(self._ids)), 0)
+        waiting = len(self._ids) - len(self._running) - len(self._lent)
+        return max(self._concurrency - max(len(self._running), waiting), 0)
 
     def admit(self, call: Call) -> bool:
         """Give a claimed call a slot, or have it wait; whether it may begin."""
@@ -54,10 +61,25 @@ class Slots:
 
     def release(self, call: Call) -> list[Call]:
         """A call has ended; which of those that wait may begin now."""
-        taken = self._running.pop(call.id)
         self._ids.discard(call.id)
-        self._give(_group(taken))
+        if self._lent.pop(call.id, None) is None:
+            self._give(_group(self._running.pop(call.id)))
         return self._fill()
+
+    def lend(self, call: Call) -> list[Call]:
+        """A call waits for its client; which of those that wait may begin in its slot."""
+        running = self._running.get(call.id)
+        if running is None or _group(running) == _LAST or len(self._lent) >= self._concurrency:
+            return []
+        self._lent[call.id] = self._running.pop(call.id)
+        self._give(_group(running))
+        return self._fill()
+
+    def take_back(self, call: Call) -> None:
+        """It goes on."""
+        lent = self._lent.pop(call.id, None)
+        if lent is not None:
+            self._take(lent)
 
     def trust(self, call: Call) -> list[Call]:
         """A call has shown that it does not end its worker at once; which of those that wait may begin now."""
@@ -74,8 +96,12 @@ class Slots:
 
     def open(self) -> list[Call]:
         """Have calls begin again; which of those that wait may."""
-        self._closed = False
+        self._closed = self._ended
         return self._fill()
+
+    def end(self) -> None:
+        """Have nothing begin any more."""
+        self._closed = self._ended = True
 
     def renew(self, call: Call) -> None:
         """Take over a newer attempt of a call that waits here."""

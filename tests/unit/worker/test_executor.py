@@ -13,7 +13,18 @@ from hypothesis import strategies as st
 from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.shared.exceptions import MCPError
-from mcp_types import CallToolRequestParams, CallToolResult, ErrorData, ListToolsResult, TextContent, Tool
+from mcp_types import (
+    CallToolRequestParams,
+    CallToolResult,
+    EmptyResult,
+    ErrorData,
+    ListToolsResult,
+    SubscribeRequestParams,
+    TextContent,
+    Tool,
+    UnsubscribeRequestParams,
+)
+from tests.unit.worker.fixture import FakeClient
 
 from trunkline import current_tenant
 from trunkline.envelope import Call, Caller
@@ -22,7 +33,8 @@ from trunkline.toolsets.catalog import Catalog
 from trunkline.toolsets.hosted import toolset
 from trunkline.worker.answers import Answer, in_its_place
 from trunkline.worker.context import SessionContext
-from trunkline.worker.executor import Executor, to_json
+from trunkline.worker.dispatch import to_json
+from trunkline.worker.executor import Executor
 
 SWITCHES = (ToolsetSwitch("fixture", True),)
 CLIENT = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "c", "version": "1"}}
@@ -50,6 +62,12 @@ async def _call_tool(ctx: ServerRequestContext[Any], params: CallToolRequestPara
     return CallToolResult(content=[TextContent(type="text", text="done")], is_error=params.name == "errs")
 
 
+async def _watch(ctx: ServerRequestContext[Any], params: SubscribeRequestParams | UnsubscribeRequestParams) -> Any:
+    if params.uri == "nowhere":
+        raise MCPError(code=-32602, message="there is no such thing")
+    return EmptyResult()
+
+
 def _fail() -> None:
     raise RuntimeError(SECRET)
 
@@ -60,31 +78,33 @@ def _text(text: str) -> CallToolResult:
 
 @pytest.fixture
 async def executor() -> AsyncIterator[Executor]:
-    server: Server[Any] = Server("fixture", on_list_tools=_list_tools, on_call_tool=_call_tool)
+    server: Server[Any] = Server(
+        "fixture",
+        on_list_tools=_list_tools,
+        on_call_tool=_call_tool,
+        on_subscribe_resource=_watch,
+        on_unsubscribe_resource=_watch,
+    )
     async with Catalog([toolset(server, "here")]) as catalog:
         yield Executor(catalog)
 
 
 async def run(
-    executor: Executor, method: str, params: dict[str, Any] | None = None, *, context: bytes = READY,
-    tools: tuple[str, ...] = ("*",), answer: bool = True,
-) -> Answer:  # fmt: skip
+    executor: Executor, method: str, params: dict[str, Any] | None = None, *, answer: bool = True, **options: Any
+) -> Answer:
     message = {"jsonrpc": "2.0", "method": method} | ({"id": "r1"} if answer else {}) | ({"params": params or {}})
-    return await run_message(executor, message, context=context, tools=tools, answer=answer)
+    return await run_message(executor, message, answer=answer, **options)
 
 
 async def run_message(
     executor: Executor, message: dict[str, Any], *, context: bytes = READY, tools: tuple[str, ...] = ("*",),
-    answer: bool = False,
+    answer: bool = False, client: FakeClient | None = None,
 ) -> Answer:  # fmt: skip
     body = orjson.dumps(message)
     caller = Caller("0" * 32, "acme", "key_1", ("mcp:call",), tools, None)
     call = Call("c" * 32, "0" * 32, "5" * 32, body, caller.encode(), context, 1, 2 if answer else 0, 0, b"1-1")
 
-    async def notify(message: bytes, progress: bool) -> None:
-        raise AssertionError(message)
-
-    return await executor.prepare(call, caller, SWITCHES, notify).run()
+    return await executor.prepare(call, caller, SWITCHES, client or FakeClient()).run()
 
 
 async def call_tool(executor: Executor, name: str, **options: Any) -> Answer:
@@ -128,8 +148,31 @@ async def test_a_key_neither_lists_nor_calls_what_its_patterns_do_not_name(execu
 async def test_initialize_changes_the_sessions_context_and_keeps_its_level(executor: Executor) -> None:
     before = SessionContext(log_level="error").encode()
     answer = await run(executor, "initialize", CLIENT, context=before)
-    assert SessionContext.decode(answer.context) == SessionContext("2025-06-18", CLIENT, "error")
-    assert orjson.loads(answer.message)["result"]["protocolVersion"] == "2025-06-18"
+    assert SessionContext.decode(answer.context) == SessionContext("2025-06-18", CLIENT, "error", ("tools",))
+    result = orjson.loads(answer.message)["result"]
+    assert result["protocolVersion"] == "2025-06-18"
+    assert result["capabilities"]["tools"] == {"listChanged": True}
+
+
+async def test_a_session_subscribes_to_resources_within_its_bound(executor: Executor) -> None:
+    client = FakeClient()
+    for uri in ("a:1", "a:2"):
+        await run(executor, "resources/subscribe", {"uri": uri}, client=client)
+    refused = orjson.loads((await run(executor, "resources/subscribe", {"uri": "a:3"}, client=client)).message)
+    assert refused["error"]["message"] == "The session has as many subscriptions as it may."
+    await run(executor, "resources/unsubscribe", {"uri": "a:1"}, client=client)
+    assert client.subscriptions == {"a:2"}
+
+
+async def test_a_resource_that_the_server_refuses_is_not_subscribed_to(executor: Executor) -> None:
+    client = FakeClient()
+    await run(executor, "resources/subscribe", {"uri": "nowhere"}, client=client)
+    assert client.subscriptions == set()
+
+
+async def test_a_stream_of_changes_is_not_the_workers_to_serve(executor: Executor) -> None:
+    answer = orjson.loads((await run(executor, "subscriptions/listen", {"notifications": {}})).message)
+    assert answer["error"]["code"] == -32601
 
 
 async def test_a_client_that_says_too_much_of_itself_is_refused(executor: Executor) -> None:

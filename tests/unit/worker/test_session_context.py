@@ -11,9 +11,13 @@ clients = st.none() | st.dictionaries(texts, texts | st.integers(-(2**53), 2**53
 
 @given(texts, clients, st.sampled_from(["", *LOG_LEVELS]))
 def test_what_a_session_settled_comes_back_as_it_was(version: str, client: dict[str, object], level: str) -> None:
-    context = SessionContext(version, client, level)
+    context = SessionContext(version, client, level, ("tools", "prompts"))
     assert SessionContext.decode(context.encode()) == context
     assert decode_context(context.encode()) == context
+
+
+def test_what_a_later_version_writes_is_read_as_far_as_it_is_known() -> None:
+    assert SessionContext.decode(b'{"version":"v","of_tomorrow":1}') == SessionContext("v")
 
 
 def test_nothing_stands_for_a_session_before_initialize() -> None:

@@ -94,6 +94,71 @@ def test_nothing_begins_while_the_slots_are_closed() -> None:
     assert slots.open() == [call("b", 2)]
 
 
+def test_nothing_begins_after_the_end() -> None:
+    slots = Slots(2)
+    assert slots.admit(call("a", 1))
+    slots.end()
+    assert not slots.admit(call("b", 2))
+    assert slots.open() == []
+    assert slots.claimable == 0
+
+
+def test_a_call_that_waits_for_its_client_lends_its_slot_and_goes_on_though_all_are_taken() -> None:
+    slots = Slots(2)
+    first, second, third = (call(tenant) for tenant in "abc")
+    assert slots.admit(first)
+    assert slots.admit(second)
+    assert not slots.admit(third)
+    assert slots.lend(first) == [third]
+    assert slots.lend(first) == []
+    assert slots.claimable == 0
+    slots.take_back(first)
+    slots.take_back(first)
+    assert slots.claimable == 0
+    waiting = call("d")
+    assert not slots.admit(waiting)
+    assert slots.release(second) == []
+    assert slots.release(third) == [waiting]
+    assert slots.release(first) == []
+    assert slots.claimable == 1
+
+
+def test_a_tenant_whose_calls_wait_for_clients_goes_on_itself() -> None:
+    slots = Slots(4)
+    asking = [call("a", number) for number in range(3)]
+    assert all(slots.admit(each) for each in asking)
+    assert not slots.admit(call("a", 3))
+    assert slots.lend(asking[0]) == [call("a", 3)]
+    assert not slots.admit(call("a", 4))
+
+
+def test_a_call_that_ends_while_it_waits_for_its_client_gives_back_no_slot_twice() -> None:
+    slots = Slots(1)
+    assert slots.admit(call("a"))
+    assert slots.lend(call("a")) == []
+    assert slots.claimable == 1
+    assert slots.admit(call("b"))
+    assert slots.release(call("a")) == []
+    assert "a-0" not in slots
+    assert not slots.admit(call("c"))
+
+
+def test_as_many_calls_lend_their_slots_as_there_are_and_none_that_is_suspected() -> None:
+    slots = Slots(2)
+    for number in range(2):
+        assert slots.admit(call("a", number))
+        slots.lend(call("a", number))
+        assert slots.claimable == 2
+    assert slots.admit(call("b"))
+    slots.lend(call("b"))
+    assert slots.claimable == 1
+    suspect = call("c")._replace(attempt=3)
+    assert slots.admit(suspect)
+    slots.take_back(call("a", 0))
+    assert slots.lend(suspect) == []
+    assert slots.claimable == 0
+
+
 @given(st.integers(1, 9), st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=80))
 def test_slots_are_never_overfilled_and_never_idle_while_someone_may_use_them(
     concurrency: int, steps: list[tuple[str, bool]]
