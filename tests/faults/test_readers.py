@@ -11,8 +11,8 @@ from tests.faults.conftest import Small
 from tests.journey.conftest import Platform, eventually, platform_on
 from tests.sse import connect
 
-from trunkline.api.connections import Stream
 from trunkline.api.run import ApiProcess
+from trunkline.api.stream import Stream
 from trunkline.settings import Settings
 
 BUFFER = 200_000

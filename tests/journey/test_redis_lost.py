@@ -14,7 +14,7 @@ from tests.journey.conftest import Platform, eventually
 from tests.journey.workshop import Gate, gates
 from tests.sse import PATIENCE, Stream, connect, text_of
 
-from trunkline.api import connections
+from trunkline.api import stream as streams
 from trunkline.api.run import ApiProcess
 from trunkline.settings import Settings
 from trunkline.streams.client import Redis
@@ -126,7 +126,7 @@ async def expect_no_resume(api: str, key: str, last_event_id: str) -> None:
 async def test_calls_overdue_without_redis_are_answered_by_the_pod_that_holds_the_stream(
     way: Proxy, platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "_GRACE", 0.1)
+    monkeypatch.setattr(streams, "_GRACE", 0.1)
     api, other = await pod_on(platform, way, call_timeout=0.2), await platform.api()
     async with connect(api, key=platform.key) as stream, connect(api, key=platform.key) as idle:
         number = await stream.send("ping")
@@ -143,7 +143,7 @@ async def test_calls_overdue_without_redis_are_answered_by_the_pod_that_holds_th
 async def test_an_overdue_call_that_redis_still_knows_is_left_to_the_sweep(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "_GRACE", 0.0)
+    monkeypatch.setattr(streams, "_GRACE", 0.0)
     api = await platform.api(call_timeout=0.1, call_timeout_max=0.1)
     async with connect(api, key=platform.key) as stream:
         answer = await stream.answer(await stream.send("ping"))

@@ -50,7 +50,7 @@ class Answered:
         return [each for each in pending if each.call not in known]
 
 
-def lost_answers(session: str, request_ids: Iterable[bytes]) -> bytes:
+def lost_answers(stream: str, request_ids: Iterable[bytes]) -> bytes:
     """Events that answer calls, named by their JSON-RPC ids, with the error that nothing is known of them."""
-    head = b"id: %b.lost\nevent: message\ndata: " % session.encode()
+    head = b"id: %b.lost\nevent: message\ndata: " % stream.encode()
     return b"".join(b'%b{"jsonrpc":"2.0","id":%b,"error":%b}\n\n' % (head, each, _LOST) for each in request_ids)

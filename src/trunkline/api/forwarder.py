@@ -19,7 +19,9 @@ from typing import Any
 
 import structlog
 
-from trunkline.api.connections import KEEP_ALIVE, Connections, Stream
+from trunkline.api.connections import Connections
+from trunkline.api.events import KEEP_ALIVE
+from trunkline.api.stream import Stream
 from trunkline.envelope import TELLS_OF_ACCEPTED, Accepted, Delivery
 from trunkline.errors import SessionNotFound, Unavailable
 from trunkline.logs import stations
@@ -95,7 +97,7 @@ class Forwarder:
             return
         self._metrics.forward_total.inc()
         if stations.on:
-            stations.log("forward", tenant=stream.slug, session=stream.session, offset=delivery.offset)
+            stations.log("forward", tenant=stream.slug, session=stream.name, offset=delivery.offset)
         self._forward(stream, delivery)
 
     def _expect(self, accepted: Accepted) -> None:
@@ -130,7 +132,7 @@ class Forwarder:
 
     def _holds(self, stream: Stream) -> bool:
         """Whether a stream is open still, and its client there."""
-        return not stream.ended and self._connections.get(stream.session) is stream
+        return not stream.ended and self._connections.get(stream.name) is stream
 
     async def _renew(self, stream: Stream) -> None:
         """Renew the session's life and deliver what its outbox has that the stream has not."""
@@ -164,7 +166,7 @@ class Forwarder:
             if not self._holds(stream):
                 return ""
             known = stream.newest
-            found = await self._sessions.touch(stream.owner.tenant, stream.session, stream.generation)
+            found = await self._sessions.touch(stream.owner.tenant, stream.name, stream.generation)
             if found is None:
                 stream.end("replaced")
                 return ""
@@ -197,13 +199,13 @@ class Forwarder:
         """
         try:
             async with asyncio.timeout(_FILL_PATIENCE), self._filling:
-                return await self._sessions.missed(stream.owner.tenant, stream.session, stream.last)
+                return await self._sessions.missed(stream.owner.tenant, stream.name, stream.last)
         except TimeoutError:
             raise Unavailable from None
 
     def _lose(self, stream: Stream, reason: str) -> None:
         answered = stream.lose(reason)
-        log.warning("stream lost", reason=reason, session=stream.session, after=stream.last, answered=answered)
+        log.warning("stream lost", reason=reason, stream=stream.name, after=stream.last, answered=answered)
 
     async def _keep_alive(self) -> None:
         while True:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import re
+import typing
 from collections.abc import Awaitable, Callable, Container, MutableMapping
 from typing import Any, cast
 from urllib.parse import parse_qs
@@ -31,8 +32,16 @@ Headers = list[tuple[bytes, bytes]]
 JSON = (b"content-type", b"application/json")
 _QUERY_SYNTAX = re.compile(rb"[&%+;=]")
 _NO_STORE = (b"cache-control", b"no-store")
+CLIENT_GONE = "client gone"
 _MOST_CORKED = 65_536
 """Bytes of one turn that a connection keeps from its transport: as many as the transport's high-water mark."""
+
+
+class Held(typing.Protocol):
+    """An answer that takes its time."""
+
+    def end(self, reason: str) -> None:
+        """Nobody waits for it any more."""
 
 
 class ClientGone(Exception):
@@ -70,8 +79,8 @@ class Request:
             if names.count(name) > 1:
                 raise InvalidMessage(f"The header {name.decode()} comes more than once.")
 
-    def begin_stream(self) -> None:
-        """Make the connection this request's own: it is about to answer with a stream.
+    def begin_stream(self, answer: Held) -> None:
+        """Make the connection this request's own: it is about to be answered with a stream.
 
         Raises:
             HttpVersionTooOld: HTTP/1.0 has no way to send parts of unknown length and go on.
@@ -79,9 +88,21 @@ class Request:
         """
         if self.scope["http_version"] == "1.0":
             raise HttpVersionTooOld
-        if self.protocol.cycle.scope is not self.scope:
+        self.hold(answer)
+
+    def hold(self, answer: Held) -> None:
+        """Make the connection this request's own until it is answered; the answer is told when its client goes.
+
+        Raises:
+            InvalidMessage: other requests wait behind this one.
+        """
+        protocol = self.protocol
+        if protocol.cycle.scope is not self.scope:
             raise InvalidMessage("Send nothing behind a request for a stream on the same connection.")
-        self.protocol.streaming = True
+        protocol.held = answer
+        if protocol.cycle.disconnected:
+            answer.end(CLIENT_GONE)
+        protocol.flow.resume_reading()  # or nobody would learn that the client goes
 
     def header(self, name: bytes) -> str:
         """A header's value, by its lower-case name; empty where it is missing."""
@@ -235,10 +256,10 @@ class Protocol(HttpToolsProtocol):
     """uvicorn's protocol, which also knows since when it waits for a head, and can stream without a task."""
 
     # Beside uvicorn's own attributes, whose dictionary would otherwise double for each connection.
-    __slots__ = ("body_since", "head_since", "streaming")
+    __slots__ = ("body_since", "head_since", "held")
 
-    streaming: bool
-    """Whether a stream is being answered: then nothing else is, on this connection."""
+    held: Held | None
+    """The answer that takes its time: while it does, nothing else is answered on this connection."""
     head_since: float | None
     """When the client began the head of a request, by the loop's clock; None while there is none under way."""
     body_since: float | None
@@ -247,8 +268,14 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected."""
         super().connection_made(cast("asyncio.Transport", Corked(transport, self.loop)))
-        self.streaming = False
+        self.held = None
         self.head_since, self.body_since = self.loop.time(), None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has gone, or was hung up on."""
+        super().connection_lost(exc)
+        if self.held is not None:
+            self.held.end(CLIENT_GONE)
 
     def on_message_begin(self) -> None:
         """The first byte of a request is there."""
@@ -264,7 +291,7 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The head of a request is there."""
         self.head_since = None
-        if self.streaming:
+        if self.held is not None:
             self.transport.abort()
             return
         self.body_since = self.loop.time()

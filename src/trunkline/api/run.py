@@ -16,6 +16,7 @@ import uvicorn
 import uvloop
 
 from trunkline import __version__
+from trunkline.api.accept import Acceptor
 from trunkline.api.app import App
 from trunkline.api.auth import Authenticator, authorized
 from trunkline.api.connections import Connections
@@ -24,11 +25,13 @@ from trunkline.api.health import Health
 from trunkline.api.http import Protocol
 from trunkline.api.server import Server
 from trunkline.api.sse import SseTransport
+from trunkline.api.streaming import Streaming
 from trunkline.db import Database
 from trunkline.errors import StartRefused, Unavailable
 from trunkline.logs import configure, default_pod
 from trunkline.metrics import Metrics
 from trunkline.settings import Settings
+from trunkline.streams.calls import Calls
 from trunkline.streams.client import Redis
 from trunkline.streams.control import CallCancelled, Event, KeyRevoked, SigningKeysChanged, TenantChanged
 from trunkline.streams.custodian import Custodian
@@ -149,13 +152,15 @@ class ApiProcess:
         self._custodian = Custodian(redis, self._metrics, every=_LOOK_EVERY, grace_ms=_SWEEP_GRACE_MS)
         sessions = Sessions(redis, self._pod)
         authenticator = Authenticator(self._directory, self._verifier, settings)
-        self._sse = SseTransport(redis, self._pod, authenticator, self._connections, sessions, self._metrics)
+        acceptor = Acceptor(redis, self._pod, Calls(redis), self._metrics)
+        self._streaming = Streaming(settings, authenticator, sessions, self._connections, self._metrics)
+        sse = SseTransport(authenticator, sessions, self._connections, self._streaming, acceptor, self._metrics)
         self._health = Health(redis, database.ping, self._connections, self._metrics, self._keyring.jwks, self._pod)
         self._forwarder = Forwarder(
             redis, self._pod, sessions, self._connections, self._metrics, self._heard, self._refresh
         )
         self._health.listening = lambda: self._forwarder.subscriber.live
-        app = App(settings, self._sse, self._health, self._metrics)
+        app = App(settings, sse, self._health, self._metrics)
         self._server = Server(
             uvicorn.Config(
                 app,
@@ -215,7 +220,7 @@ class ApiProcess:
         delay = self._settings.drain_delay if self._stop.is_set() else 0.0
         self._health.draining = True
         self._server.close_after_responses()
-        self._sse.drain()
+        self._streaming.drain()
         await self._pause(serving, delay)
         await self._server.stop_listening(listener)
         await self._pause(serving, min(delay, _LAST_CALL))

@@ -6,8 +6,8 @@ import asyncio
 from typing import Any, cast
 
 from trunkline.api.auth import Identity
-from trunkline.api.connections import Stream
 from trunkline.api.http import Protocol
+from trunkline.api.stream import Stream
 from trunkline.envelope import Accepted, Delivery
 from trunkline.metrics import Metrics
 from trunkline.settings import Settings
@@ -48,9 +48,7 @@ class Client:
 def open_stream(client: Client, last: int = 0, session: str = SESSION, **settings: Any) -> Stream:
     identity = Identity.of(TENANT, public_principal(TENANT))
     limits = Settings(environment="dev", **settings)
-    stream = Stream(identity, session, last, cast("Protocol", client), limits, Metrics("api"))
-    stream._task = asyncio.create_task(asyncio.Event().wait())  # what holds the request open
-    return stream
+    return Stream(identity, session, last, cast("Protocol", client), limits, Metrics("api"))
 
 
 def hold(stream: Stream, *arrived: Delivery | Accepted) -> None:

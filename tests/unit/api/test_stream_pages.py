@@ -86,7 +86,7 @@ async def test_who_waits_for_a_reader_goes_on_when_it_has_read_or_its_stream_has
     await settled()
     assert not any(task.done() for task in waiting)
     leaving.end("draining")
-    leaving.part(b"")
+    leaving.part()
     await settled()
     assert [task.done() for task in waiting] == [False, True]
     client.read()

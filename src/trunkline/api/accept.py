@@ -1,0 +1,112 @@
+"""Stations 1 and 2, accept and enqueue: what every transport does with a message of a session.
+
+Before this, `auth` has settled who calls, and `messages` what it is.
+"""
+
+from __future__ import annotations
+
+import time
+
+import orjson
+import uuid_utils
+
+from trunkline.api.auth import Identity
+from trunkline.api.http import Request
+from trunkline.api.messages import Message as Envelope
+from trunkline.audit.seed import TOOL_CALL, seed
+from trunkline.errors import Forbidden, InvalidMessage, SessionNotFound, TrunklineError
+from trunkline.logs import stations
+from trunkline.metrics import Metrics
+from trunkline.streams.calls import Calls, Message
+from trunkline.streams.client import Redis
+from trunkline.streams.control import CallCancelled, announce
+from trunkline.tenants.model import SCOPE_CALL
+
+
+def new_call_id() -> str:
+    """Our own id of a message: UUIDv7 as 32 hex characters."""
+    return uuid_utils.uuid7().hex
+
+
+class Acceptor:
+    """Accepts messages for this pod."""
+
+    def __init__(self, redis: Redis, pod: str, calls: Calls, metrics: Metrics) -> None:
+        self._redis = redis
+        self._pod = pod
+        self._calls = calls
+        self._metrics = metrics
+
+    async def take(self, identity: Identity, session: str, envelope: Envelope, body: bytes) -> None:
+        """Do what a message of a session wants.
+
+        Raises:
+            TrunklineError: it was refused, and nothing came of it.
+        """
+        if envelope.method == "notifications/cancelled" and envelope.kind == "notification":
+            await self._cancel(identity, session, envelope)
+        else:
+            await self.enqueue(identity, session, envelope, body, new_call_id())
+        self._metrics.accept_accepted.inc()
+
+    async def refuse(self, request: Request, error: TrunklineError, envelope: Envelope) -> None:
+        """Answer with the reason for which a message was refused."""
+        self._metrics.refuse(error.reason)
+        # A session that is not the caller's looks like one that never was, so its 404 carries nothing of the request.
+        known = envelope.kind == "request" and not isinstance(error, SessionNotFound)
+        await request.refuse(error, envelope.id if known else b"null")
+
+    async def enqueue(self, identity: Identity, session: str, envelope: Envelope, body: bytes, call: str) -> None:
+        """Accept a message: once this returns, a request gets exactly one answer.
+
+        Raises:
+            TrunklineError: it was refused, and nothing came of it.
+        """
+        if envelope.method == TOOL_CALL and SCOPE_CALL not in identity.principal.scopes:
+            raise Forbidden(f"This API key does not allow calling tools; it lacks the scope {SCOPE_CALL}.")
+        if stations.on:
+            stations.log(
+                "accept", call=call, tenant=identity.tenant.slug, session=session, method=envelope.method,
+                key=identity.principal.key_id,
+            )  # fmt: skip
+        # A client's response to a request of the server travels like a notification: it gets no answer.
+        request_id = envelope.id if envelope.kind == "request" else b""
+        message = Message(call, session, request_id, body, self._audit(identity, call, session, envelope))
+        started = time.perf_counter()
+        await self._calls.accept(identity.owner, message, identity.bounds)
+        self._metrics.enqueue_seconds.observe(time.perf_counter() - started)
+        if stations.on:
+            stations.log("enqueue", call=call, tenant=identity.tenant.slug, session=session)
+
+    def _audit(self, identity: Identity, call: str, session: str, envelope: Envelope) -> bytes:
+        if envelope.method != TOOL_CALL or envelope.kind != "request":
+            return b""
+        return seed(
+            call=call,
+            at=int(self._redis.clock.now_ms()),
+            tenant=identity.tenant.id,
+            actor=identity.principal.key_id,
+            session=session,
+            pod=self._pod,
+            request_id=envelope.id,
+            target=str(envelope.params.get("name", "")),
+            arguments=envelope.params.get("arguments"),
+        )
+
+    async def _cancel(self, identity: Identity, session: str, envelope: Envelope) -> None:
+        """`notifications/cancelled` (specification, basic/utilities/cancellation): takes back one request."""
+        request_id = envelope.params.get("requestId")
+        if isinstance(request_id, bool) or not isinstance(request_id, int | str):
+            raise InvalidMessage("notifications/cancelled names a request by its requestId.")
+        await self.cancel(identity, session, orjson.dumps(request_id))
+
+    async def cancel(self, identity: Identity, session: str, request_id: bytes) -> None:
+        """Take back a request, named by its JSON-RPC id as JSON, and stop it where it runs.
+
+        Raises:
+            SessionNotFound: unknown, ended or another principal's session.
+        """
+        for call in await self._calls.cancel(identity.owner, session, request_id):
+            if stations.on:
+                stations.log("cancel", call=call, tenant=identity.tenant.slug, session=session)
+            await announce(self._redis, CallCancelled(call, session))

@@ -1,0 +1,140 @@
+"""Station 7, deliver: what a pod does with a stream from its first byte to its last, whatever the transport."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trunkline.api.auth import Authenticator, Identity
+from trunkline.api.connections import Connections
+from trunkline.api.events import DRAINING, HEADERS, SLOW_READER, EventStream
+from trunkline.api.http import CLIENT_GONE, Headers, Request
+from trunkline.api.stream import Stream
+from trunkline.errors import Draining, SessionNotFound
+from trunkline.metrics import Metrics
+from trunkline.settings import Settings
+from trunkline.streams.sessions import Sessions, is_session_id
+
+
+@dataclass(frozen=True, slots=True)
+class LastEvent:
+    """What a client says it has seen: the id of the last event, `<stream>.<offset>`."""
+
+    stream: str
+    offset: int
+
+    @classmethod
+    def parse(cls, text: str) -> LastEvent | None:
+        """Read an event id of ours; None for anything else."""
+        stream, _, offset = text.rpartition(".")
+        if not is_session_id(stream) or not offset.isascii() or not offset.isdigit() or len(offset) > 15:
+            return None
+        return cls(stream, int(offset))
+
+
+class Streaming:
+    """Attaches streams to this pod, and holds them."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        authenticator: Authenticator,
+        sessions: Sessions,
+        connections: Connections,
+        metrics: Metrics,
+    ) -> None:
+        self.settings = settings
+        self._authenticator = authenticator
+        self._sessions = sessions
+        self._connections = connections
+        self._metrics = metrics
+        self.draining = False
+        """Whether this pod is stopping and takes no new streams."""
+
+    def check_open(self, identity: Identity) -> None:
+        """Refuse a stream that should not be open, or not here.
+
+        Raises:
+            Draining: this pod is stopping.
+            Unauthorized: the key has expired or was revoked since it was verified.
+        """
+        self.check_draining()
+        self._authenticator.check_valid(identity.principal)
+
+    def check_draining(self) -> None:
+        """Refuse a stream while this pod is stopping.
+
+        Raises:
+            Draining: it is.
+        """
+        if self.draining:
+            raise Draining(retry_after=1)
+
+    def stream(
+        self, request: Request, identity: Identity, name: str, last: int, kind: type[Stream] = Stream
+    ) -> Stream:
+        """A stream that goes on after the message `last`, not open yet."""
+        return kind(identity, name, last, request.protocol, self.settings, self._metrics)
+
+    async def attach(self, stream: Stream, last: int) -> None:
+        """Take over a stream, to go on after the message `last`.
+
+        Raises:
+            SessionNotFound: there is none of that name, or not for its owner, or what its client missed is gone.
+        """
+        self._connections.hold_for(stream)
+        try:
+            stream.attach(await self._sessions.attach(stream.owner, stream.name, last))
+            self._connections.add(stream)
+        finally:
+            self._connections.release(stream)
+        self._metrics.sessions_resumed_total.inc()
+
+    async def resume(self, request: Request, identity: Identity, seen: str, kind: type[Stream] = Stream) -> Stream:
+        """The stream of the event that the client has seen last, attached.
+
+        Raises:
+            SessionNotFound: as for `attach`, or it is no event of ours.
+        """
+        last = LastEvent.parse(seen)
+        if last is None:
+            raise SessionNotFound
+        stream = self.stream(request, identity, last.stream, last.offset, kind)
+        await self.attach(stream, last.offset)
+        return stream
+
+    async def hold(
+        self, request: Request, stream: EventStream, greeting: bytes, *headers: tuple[bytes, bytes]
+    ) -> None:
+        """Answer a request with a stream, until it ends."""
+        request.begin_stream(stream)
+        self._metrics.active_connections.inc()
+        try:
+            sent: Headers = [*HEADERS, *headers, *request.cors]
+            await request.send({"type": "http.response.start", "status": 200, "headers": sent})
+            stream.begin(greeting)
+            if isinstance(stream, Stream) and stream.behind:
+                self._connections.catch_up(stream)
+            # A stream lives for hours, the head of its request need not.
+            request.headers.clear()
+            request.scope["headers"].clear()
+            await stream.over
+        finally:
+            self._metrics.active_connections.dec()
+            request.protocol.held = None
+        await self._part(request, stream)
+
+    async def _part(self, request: Request, stream: EventStream) -> None:
+        if stream.ended == CLIENT_GONE:
+            return
+        if stream.ended == SLOW_READER:
+            self._metrics.slow_readers_total.inc()
+            request.abort()
+            return
+        stream.part()
+        await request.send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def drain(self) -> None:
+        """Take no new streams, and send the clients of the open ones to other pods."""
+        self.draining = True
+        for stream in self._connections:
+            stream.end(DRAINING)
