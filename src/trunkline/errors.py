@@ -36,6 +36,10 @@ INVALID_PARAMS = -32602
 INTERNAL_ERROR = -32603
 REQUEST_TIMEOUT = -32001
 """The code that the SDKs use for a call that ran out of time (not in JSON-RPC itself)."""
+HEADER_MISMATCH = -32020
+"""Of revision 2026-07-28: a header does not say what the body says."""
+UNSUPPORTED_VERSION = -32022
+"""Of revision 2026-07-28: the protocol version is not served."""
 REQUEST_CANCELLED = -32800
 """The code that the SDK answers a cancelled request with where its stream must have an end (from LSP)."""
 REFUSED = -32000
@@ -49,10 +53,12 @@ class TrunklineError(Exception):
     code: ClassVar[int] = INTERNAL_ERROR
     reason: ClassVar[Refusal] = "other"
 
-    def __init__(self, message: str | None = None, *, retry_after: float | None = None) -> None:
+    def __init__(self, message: str | None = None, *, retry_after: float | None = None, data: object = None) -> None:
         self.message = message or (type(self).__doc__ or "").strip()
         self.retry_after = retry_after
         """Seconds after which trying again makes sense; sent as `Retry-After`, rounded up."""
+        self.data = data
+        """What a JSON-RPC error says besides; None for nothing."""
         super().__init__(self.message)
 
 
@@ -71,6 +77,24 @@ class UnparsableMessage(InvalidMessage):
     """The body is not JSON."""
 
     code = PARSE_ERROR
+
+
+class InvalidParams(InvalidMessage):
+    """The params of the message are not what its method wants."""
+
+    code = INVALID_PARAMS
+
+
+class HeaderMismatch(InvalidMessage):
+    """A header does not say what the body says."""
+
+    code = HEADER_MISMATCH
+
+
+class UnsupportedVersion(InvalidMessage):
+    """This protocol version is not served here."""
+
+    code = UNSUPPORTED_VERSION
 
 
 class MissingSessionId(TrunklineError):
@@ -180,6 +204,12 @@ class TooManyCalls(TooManyRequests):
     """The tenant has as many unanswered calls as it may have."""
 
     reason = "in_flight"
+
+
+class TooManyListeners(TooManyRequests):
+    """The tenant has as many subscriptions/listen streams here as it may have; close some."""
+
+    reason = "sessions"
 
 
 class TooManySessions(TooManyRequests):

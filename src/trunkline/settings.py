@@ -92,6 +92,10 @@ class Settings(BaseSettings):
     tenant_in_flight: int = Field(1_000, gt=0, description="Unanswered requests of one tenant, default limit.")
     tenant_sessions: int = Field(10_000, gt=0, description="Live sessions of one tenant, default limit.")
 
+    tenant_listeners: int = Field(
+        1_000, gt=0, description="Streams of `subscriptions/listen` of one tenant on each API pod."
+    )
+
     session_rate: float = Field(200.0, gt=0, description="Sessions that a tenant may open in a second.")
     session_burst: int = Field(2_000, gt=0, description="Sessions that a tenant may open at once.")
 

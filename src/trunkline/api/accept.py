@@ -5,21 +5,24 @@ Before this, `auth` has settled who calls, and `messages` what it is.
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 import orjson
 import uuid_utils
 
 from trunkline.api.auth import Identity
+from trunkline.api.exchange import Exchange
 from trunkline.api.http import Request
 from trunkline.api.messages import Message as Envelope
 from trunkline.audit.seed import TOOL_CALL, seed
-from trunkline.errors import Forbidden, InvalidMessage, SessionNotFound, TrunklineError
+from trunkline.errors import Forbidden, InvalidMessage, SessionNotFound, TrunklineError, Unavailable
 from trunkline.logs import stations
 from trunkline.metrics import Metrics
-from trunkline.streams.calls import Calls, Message
+from trunkline.streams.calls import Calls, Message, Place
 from trunkline.streams.client import Redis
 from trunkline.streams.control import CallCancelled, announce
+from trunkline.streams.sessions import Sessions
 from trunkline.tenants.model import SCOPE_CALL
 
 
@@ -31,23 +34,27 @@ def new_call_id() -> str:
 class Acceptor:
     """Accepts messages for this pod."""
 
-    def __init__(self, redis: Redis, pod: str, calls: Calls, metrics: Metrics) -> None:
+    def __init__(self, redis: Redis, pod: str, sessions: Sessions, calls: Calls, metrics: Metrics) -> None:
         self._redis = redis
         self._pod = pod
+        self._sessions = sessions
         self._calls = calls
         self._metrics = metrics
 
     async def take(self, identity: Identity, session: str, envelope: Envelope, body: bytes) -> None:
-        """Do what a message of a session wants.
+        """Do what a message of a session wants; what it is answered, if anything, comes on the session's own stream.
 
         Raises:
             TrunklineError: it was refused, and nothing came of it.
         """
-        if envelope.method == "notifications/cancelled" and envelope.kind == "notification":
+        if envelope.kind == "response":
+            await self._calls.reply(identity.owner, session, _question(envelope.id), body)
+            self._metrics.accept_accepted.inc()
+        elif envelope.method == "notifications/cancelled" and envelope.kind == "notification":
             await self._cancel(identity, session, envelope)
+            self._metrics.accept_accepted.inc()
         else:
             await self.enqueue(identity, session, envelope, body, new_call_id())
-        self._metrics.accept_accepted.inc()
 
     async def refuse(self, request: Request, error: TrunklineError, envelope: Envelope) -> None:
         """Answer with the reason for which a message was refused."""
@@ -56,7 +63,15 @@ class Acceptor:
         known = envelope.kind == "request" and not isinstance(error, SessionNotFound)
         await request.refuse(error, envelope.id if known else b"null")
 
-    async def enqueue(self, identity: Identity, session: str, envelope: Envelope, body: bytes, call: str) -> None:
+    async def enqueue(
+        self,
+        identity: Identity,
+        session: str,
+        envelope: Envelope,
+        body: bytes,
+        call: str,
+        place: Place | None = None,
+    ) -> None:
         """Accept a message: once this returns, a request gets exactly one answer.
 
         Raises:
@@ -69,12 +84,12 @@ class Acceptor:
                 "accept", call=call, tenant=identity.tenant.slug, session=session, method=envelope.method,
                 key=identity.principal.key_id,
             )  # fmt: skip
-        # A client's response to a request of the server travels like a notification: it gets no answer.
         request_id = envelope.id if envelope.kind == "request" else b""
-        message = Message(call, session, request_id, body, self._audit(identity, call, session, envelope))
+        message = Message(call, session, request_id, body, self._audit(identity, call, session, envelope), place)
         started = time.perf_counter()
         await self._calls.accept(identity.owner, message, identity.bounds)
         self._metrics.enqueue_seconds.observe(time.perf_counter() - started)
+        self._metrics.accept_accepted.inc()
         if stations.on:
             stations.log("enqueue", call=call, tenant=identity.tenant.slug, session=session)
 
@@ -110,3 +125,29 @@ class Acceptor:
             if stations.on:
                 stations.log("cancel", call=call, tenant=identity.tenant.slug, session=session)
             await announce(self._redis, CallCancelled(call, session))
+
+    async def close(self, identity: Identity, session: str) -> None:
+        """End a session on every pod, and stop what runs for it.
+
+        Raises:
+            SessionNotFound: unknown, ended or another principal's session.
+        """
+        for call in await self._sessions.close(identity.owner, session):
+            if stations.on:
+                stations.log("cancel", call=call, tenant=identity.tenant.slug, session=session)
+            await announce(self._redis, CallCancelled(call, session))
+
+    async def abandon(self, identity: Identity, session: str) -> None:
+        """End a session that no client knows of; should that not be possible now, it expires."""
+        with contextlib.suppress(SessionNotFound, Unavailable):
+            await self.close(identity, session)
+
+    def forget(self, exchange: Exchange) -> None:
+        """Keep nothing of what was answered as a document: there is no id to resume it from."""
+        if exchange.whole and not exchange.streams:
+            self._calls.forget(exchange.owner.tenant, exchange.name)
+
+
+def _question(response_id: bytes) -> str:
+    """The request that a response answers; ours have texts for ids that nothing in JSON escapes."""
+    return response_id[1:-1].decode() if response_id.startswith(b'"') else ""

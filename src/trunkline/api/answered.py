@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import orjson
 
@@ -10,7 +10,7 @@ from trunkline.errors import INTERNAL_ERROR
 from trunkline.streams.sessions import Sent, Waiting
 
 _REMEMBERED = 64
-_LOST = orjson.dumps(
+_LOST_ERROR = orjson.dumps(
     {
         "code": INTERNAL_ERROR,
         "message": "The answer of this call was lost on its way; whether the call took effect is unknown.",
@@ -50,7 +50,6 @@ class Answered:
         return [each for each in pending if each.call not in known]
 
 
-def lost_answers(stream: str, request_ids: Iterable[bytes]) -> bytes:
-    """Events that answer calls, named by their JSON-RPC ids, with the error that nothing is known of them."""
-    head = b"id: %b.lost\nevent: message\ndata: " % stream.encode()
-    return b"".join(b'%b{"jsonrpc":"2.0","id":%b,"error":%b}\n\n' % (head, each, _LOST) for each in request_ids)
+def lost_answer(request_id: bytes) -> bytes:
+    """The answer to a request, named by its JSON-RPC id, of which nothing is known any more."""
+    return b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (request_id, _LOST_ERROR)

@@ -11,7 +11,10 @@ import structlog
 
 from trunkline.api.health import Health
 from trunkline.api.http import ClientGone, Headers, Receive, Request, Scope, Send
+from trunkline.api.inbound import is_stateless
 from trunkline.api.sse import SseTransport
+from trunkline.api.stateless import StatelessTransport
+from trunkline.api.streamable import StreamableTransport
 from trunkline.errors import (
     MethodNotAllowed,
     MisdirectedRequest,
@@ -37,7 +40,15 @@ _EXPOSED_HEADERS = b"mcp-session-id, mcp-protocol-version, www-authenticate, ret
 class App:
     """Routes requests, checks Host and Origin on every one of them, and renders every error."""
 
-    def __init__(self, settings: Settings, sse: SseTransport, health: Health, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        sse: SseTransport,
+        streamable: StreamableTransport,
+        stateless: StatelessTransport,
+        health: Health,
+        metrics: Metrics,
+    ) -> None:
         self._settings = settings
         self._metrics = metrics
         self._all_hosts = "*" in settings.allowed_hosts
@@ -45,6 +56,11 @@ class App:
         self._all_origins = "*" in settings.allowed_origins
         self._origins = {settings.public_origin, *settings.allowed_origins}
         self._tenant_routes: dict[str, dict[str, Handler]] = {
+            "mcp": {
+                "GET": _by_era(streamable.get, stateless.refuse),
+                "POST": _by_era(streamable.post, stateless.post),
+                "DELETE": _by_era(streamable.delete, stateless.refuse),
+            },
             "sse": {"GET": sse.connect},
             "messages": {"POST": sse.post},
             "tickets": {"POST": sse.issue_ticket},
@@ -126,6 +142,15 @@ class App:
             (b"access-control-max-age", b"7200"),
         ]
         await request.answer(204, b"", *headers)
+
+
+def _by_era(with_session: Handler, without: Handler) -> Handler:
+    """Both eras of streamable HTTP have one address; the protocol version of a request tells which it is of."""
+
+    def route(request: Request) -> Awaitable[None]:
+        return (without if is_stateless(request) else with_session)(request)
+
+    return route
 
 
 @lru_cache(1024)

@@ -15,7 +15,7 @@ from trunkline.envelope import Caller
 from trunkline.errors import Forbidden, TenantNotFound, TooManyRequests, Unauthorized
 from trunkline.settings import Settings
 from trunkline.streams.calls import Bounds
-from trunkline.streams.sessions import Owner
+from trunkline.streams.sessions import Owner, SessionTransport
 from trunkline.tenants.directory import TenantDirectory
 from trunkline.tenants.model import Principal, Tenant, public_principal
 from trunkline.tenants.verify import UnknownSigningKey, Verifier
@@ -37,8 +37,8 @@ class Identity:
     bounds: Bounds
 
     @classmethod
-    def of(cls, tenant: Tenant, principal: Principal) -> Identity:
-        """Put together what follows from a tenant and a caller."""
+    def of(cls, tenant: Tenant, principal: Principal, transport: SessionTransport = "sse") -> Identity:
+        """Put together what follows from a tenant, a caller and the transport it has chosen."""
         expires = None if math.isinf(principal.expires_at) else int(principal.expires_at)
         caller = Caller(
             tenant.id, tenant.slug, principal.key_id, tuple(sorted(principal.scopes)), principal.tools, expires
@@ -47,7 +47,7 @@ class Identity:
         return cls(
             tenant,
             principal,
-            Owner(tenant.id, principal.key_id or PUBLIC),
+            Owner(tenant.id, principal.key_id or PUBLIC, transport),
             caller.encode(),
             Bounds.of(limits.rate, limits.burst, limits.in_flight),
         )
@@ -69,7 +69,7 @@ class Authenticator:
         self._verifier = verifier
         self._trusted = settings.trusted_proxies
         self._throttle = AddressThrottle(settings.public_rate, settings.public_burst)
-        self._identities: OrderedDict[tuple[str, str], Identity] = OrderedDict()
+        self._identities: OrderedDict[tuple[str, str, str], Identity] = OrderedDict()
 
     async def find_tenant(self, slug: str) -> Tenant:
         """The tenant of that name, if it may be used."""
@@ -82,18 +82,18 @@ class Authenticator:
             raise Forbidden("This tenant is suspended.")
         return tenant
 
-    async def identify(self, request: Request) -> Identity:
+    async def identify(self, request: Request, transport: SessionTransport = "sse") -> Identity:
         """Who sends this request, by its Authorization header (RFC 6750, section 2.1)."""
         slug = request.tenant
         tenant = await self.find_tenant(slug)
         scheme, _, token = request.header(b"authorization").partition(" ")
         token = token.strip()
         if token and scheme.lower() == "bearer":
-            return self._identity(tenant, token, await self._authenticate(token, slug))
+            return self._identity(tenant, token, await self._authenticate(token, slug), transport)
         if scheme or tenant.access != "public":
             raise Unauthorized
         self._throttle.check(request.address(self._trusted))
-        return self._identity(tenant, "", public_principal(tenant))
+        return self._identity(tenant, "", public_principal(tenant), transport)
 
     def stand_in(self, identity: Identity) -> bytes:
         """What a one-time ticket of this caller stands for."""
@@ -138,15 +138,15 @@ class Authenticator:
         except UnknownSigningKey:
             return await self._verifier.authenticate(token, slug)
 
-    def _identity(self, tenant: Tenant, token: str, principal: Principal) -> Identity:
+    def _identity(self, tenant: Tenant, token: str, principal: Principal, transport: SessionTransport) -> Identity:
         # Both are the same objects from call to call, until something changes.
-        known = self._identities.get((tenant.slug, token))
+        known = self._identities.get((tenant.slug, token, transport))
         if known is not None and known.tenant is tenant and (known.principal is principal or not token):
             return known
         if principal.tenant_id != tenant.id:
             raise Unauthorized  # the key of a tenant of the same name, deleted since
-        identity = Identity.of(tenant, principal)
-        self._identities[(tenant.slug, token)] = identity
+        identity = Identity.of(tenant, principal, transport)
+        self._identities[(tenant.slug, token, transport)] = identity
         if len(self._identities) > _MOST_REMEMBERED:
             self._identities.popitem(last=False)
         return identity

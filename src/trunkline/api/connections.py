@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from trunkline.api.events import EventStream
 from trunkline.api.stream import Stream
 from trunkline.envelope import Accepted, Delivery
 
@@ -14,13 +15,16 @@ class Connections:
     def __init__(self) -> None:
         self._streams: dict[str, Stream] = {}
         self._attaching: dict[str, list[Stream]] = {}
+        self.listening: set[EventStream] = set()
+        """Streams that are no session's, and have no name."""
         self.catch_up: Callable[[Stream], None] = lambda _: None
         """What brings a stream up to date that has begun and is behind."""
 
-    def __len__(self) -> int:
-        return len(self._streams)
+    def __iter__(self) -> Iterator[EventStream]:
+        return iter([*self._streams.values(), *self.listening])
 
-    def __iter__(self) -> Iterator[Stream]:
+    def streams(self) -> Iterator[Stream]:
+        """Those that belong to sessions, and the exchanges."""
         return iter(list(self._streams.values()))
 
     def add(self, stream: Stream) -> None:

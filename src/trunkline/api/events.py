@@ -21,9 +21,23 @@ HEADERS: Headers = [
 KEEP_ALIVE = b": keep-alive\n\n"
 SLOW_READER = "slow reader"
 REPLACED = "replaced"
+POLL = "come back"
+SESSION_ENDED = "session ended"
 DRAINING = "draining"
 _RETRY_MS = (250, 2_000)
 """Within which span a client is told to come back when its pod stops, so that they do not all come at once."""
+
+
+def event(body: bytes, name: bytes = b"") -> bytes:
+    """A message as an event, with an id where it can be resumed."""
+    if name:
+        return b"id: %b\nevent: message\ndata: %b\n\n" % (name, body)
+    return b"event: message\ndata: %b\n\n" % body
+
+
+def priming(name: bytes) -> bytes:
+    """The event without data that a stream begins with, so that it can be resumed from its start (2025-11-25)."""
+    return b"id: %b\n%bdata: \n\n" % (name, retry())
 
 
 def retry() -> bytes:
@@ -60,8 +74,10 @@ class EventStream:
 
     def write(self, event: bytes) -> None:
         """Send an event, or keep it until the client reads; one too slow for the bounds is disconnected."""
-        if self.ended:
-            return
+        if not self.ended:
+            self._put(event)
+
+    def _put(self, event: bytes) -> None:
         if not self._buffer and self._protocol.keeps_up:
             self._protocol.write_chunk(event)
             self.wrote = self._clock()
@@ -127,7 +143,11 @@ class EventStream:
 
     def begin(self, greeting: bytes) -> None:
         """Write the first event; the response has begun."""
-        self.write(greeting)
+        self._put(greeting)
+
+    def leave(self) -> None:
+        """End the stream, since its pod stops, if its client can go on elsewhere."""
+        self.end(DRAINING)
 
     def part(self) -> None:
         """Write what is left and why it ends; only after `end`, by the request that the stream answers."""
@@ -138,4 +158,4 @@ class EventStream:
     def farewell(self) -> bytes:
         """What the stream ends with: a comment, and when to come back where another pod goes on."""
         comment = b": %b\n\n" % self.ended.encode()
-        return retry() + comment if self.ended == DRAINING else comment
+        return retry() + comment if self.ended in {DRAINING, POLL} else comment

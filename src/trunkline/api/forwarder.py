@@ -20,7 +20,7 @@ from typing import Any
 import structlog
 
 from trunkline.api.connections import Connections
-from trunkline.api.events import KEEP_ALIVE
+from trunkline.api.events import KEEP_ALIVE, REPLACED, SESSION_ENDED
 from trunkline.api.stream import Stream
 from trunkline.envelope import TELLS_OF_ACCEPTED, Accepted, Delivery
 from trunkline.errors import SessionNotFound, Unavailable
@@ -117,7 +117,7 @@ class Forwarder:
             self._renew_soon(stream)
 
     async def _subscribed(self) -> None:
-        for number, stream in enumerate(self._connections, 1):
+        for number, stream in enumerate(self._connections.streams(), 1):
             self._renew_soon(stream)
             if number % _TURN == 0:
                 await asyncio.sleep(0)
@@ -141,7 +141,7 @@ class Forwarder:
             stream.touched = self._clock() - random.uniform(0, _RENEW_SPREAD)  # noqa: S311 - jitter
             reason = await self._fill(stream)
         except SessionNotFound:
-            reason = "session ended"
+            reason = SESSION_ENDED
         except Unavailable:
             stream.touched, away = float("-inf"), True  # the next round tries again
             if stream.overdue(self._clock()):
@@ -152,7 +152,7 @@ class Forwarder:
             self._lose(stream, reason)
         elif stream.behind and not away:  # something else was lost on its way meanwhile
             self._renew_soon(stream)
-        if reason == "messages lost":
+        if reason == "messages lost" and stream.owner.transport != "lone" and stream.name == stream.session:
             with contextlib.suppress(SessionNotFound, Unavailable):  # without it, a resume finds the same gap
                 for call in await self._sessions.close(stream.owner, stream.session):
                     await announce(self._redis, CallCancelled(call, stream.session))
@@ -168,7 +168,7 @@ class Forwarder:
             known = stream.newest
             found = await self._sessions.touch(stream.owner.tenant, stream.name, stream.generation)
             if found is None:
-                stream.end("replaced")
+                stream.end(REPLACED)
                 return ""
             # A Redis that has lost its last moments has the last word, unless something came since it was asked.
             stream.newest = found.newest if stream.newest == known else max(stream.newest, found.newest)
@@ -217,5 +217,5 @@ class Forwarder:
                     stream.end("key expired")
                 if stream.wrote < quiet_since:
                     stream.write(KEEP_ALIVE)
-                if stream.touched < now - _RENEW_EVERY or stream.overdue(now):
+                if isinstance(stream, Stream) and (stream.touched < now - _RENEW_EVERY or stream.overdue(now)):
                     self._renew_soon(stream)

@@ -8,7 +8,6 @@ import time
 from collections.abc import Awaitable, Callable
 
 from trunkline import __version__
-from trunkline.api.connections import Connections
 from trunkline.api.http import Request
 from trunkline.errors import TrunklineError, Unauthorized
 from trunkline.metrics import Metrics
@@ -26,14 +25,12 @@ class Health:
         self,
         redis: Redis,
         check_database: Callable[[], Awaitable[None]],
-        connections: Connections,
         metrics: Metrics,
         jwks: Callable[[], object],
         pod: str,
     ) -> None:
         self._redis = redis
         self._check_database = check_database
-        self._connections = connections
         self._metrics = metrics
         self._jwks = jwks
         self._pod = pod
@@ -67,7 +64,7 @@ class Health:
         document = {
             "status": "draining" if self.draining else "ok",
             "version": __version__,
-            "active_connections": len(self._connections),
+            "active_connections": int(self._metrics.active_connections.value),
             "pod": self._pod,
             "uptime_seconds": int(time.monotonic() - self._started),
         }

@@ -70,12 +70,12 @@ class Request:
         """Refuse a request that says twice who it is or whom it is for: a proxy in front may have read the other.
 
         Raises:
-            InvalidMessage: Host, Authorization, Origin or Content-Length comes more than once.
+            InvalidMessage: Host, Authorization, Origin, Content-Length or Mcp-Session-Id comes more than once.
         """
         if len(self.headers) == len(self.scope["headers"]):
             return
         names = [name for name, _ in self.scope["headers"]]
-        for name in (b"host", b"authorization", b"origin", b"content-length"):
+        for name in (b"host", b"authorization", b"origin", b"content-length", b"mcp-session-id"):
             if names.count(name) > 1:
                 raise InvalidMessage(f"The header {name.decode()} comes more than once.")
 
@@ -200,9 +200,15 @@ class Request:
             headers.append((b"www-authenticate", b'Bearer realm="trunkline", error="invalid_token"'))
         if isinstance(error, MethodNotAllowed):
             headers.append((b"allow", error.allow.encode()))
-        message = orjson.dumps({"code": error.code, "message": error.message})
-        body = b'{"jsonrpc":"2.0","id":' + request_id + b',"error":' + message + b"}"
-        await self.answer(error.status, body, *headers)
+        await self.answer(error.status, error_response(error, request_id), *headers)
+
+
+def error_response(error: TrunklineError, request_id: bytes) -> bytes:
+    """An error as the JSON-RPC response to a request, named by its id as JSON."""
+    content: dict[str, object] = {"code": error.code, "message": error.message}
+    if error.data is not None:
+        content["data"] = error.data
+    return b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (request_id, orjson.dumps(content))
 
 
 def _bounded(body: bytes, most: int) -> bytes:
@@ -286,7 +292,7 @@ class Protocol(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """A field came; behind the body it is a trailer, and no header (RFC 9110, section 6.5.1)."""
         if self.body_since is None:
-            super().on_header(name, value)
+            super().on_header(name, value.strip(b" \t"))  # the parser leaves it at the end (RFC 9110, section 5.5)
 
     def on_headers_complete(self) -> None:
         """The head of a request is there."""

@@ -1,6 +1,6 @@
 """Reading the JSON-RPC envelope of what a client posts: what it is, before anything is done with it.
 
-JSON-RPC 2.0 as MCP narrows it: ids are strings or integers, params an object, no batches on this transport.
+JSON-RPC 2.0 as MCP narrows it: ids are strings or integers, params an object, and batches in one revision alone.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from trunkline.errors import InvalidMessage, UnparsableMessage
 
 _LONGEST_ID = 256
 _LONGEST_METHOD = 256
+_LARGEST_BATCH = 100
 
 
 class Message(NamedTuple):
@@ -34,6 +35,41 @@ def parse(body: bytes, most_elements: int) -> Message:
         UnparsableMessage: not JSON, too deep, or an object names a key twice.
         InvalidMessage: JSON, but not one JSON-RPC message; or more than `most_elements` values.
     """
+    return _classify(_read(body, most_elements))
+
+
+class Part(NamedTuple):
+    """One message of a batch."""
+
+    body: bytes
+    message: Message | InvalidMessage
+    """What it is, or why it is none."""
+
+
+def parse_batch(body: bytes, most_elements: int) -> Message | list[Part]:
+    """Read one message, or a batch of them (revision 2025-03-26; JSON-RPC 2.0, section 6).
+
+    Raises:
+        UnparsableMessage: as for `parse`.
+        InvalidMessage: as for `parse`, or a batch of no messages or more than 100.
+    """
+    value = _read(body, most_elements)
+    if not isinstance(value, list):
+        return _classify(value)
+    if not 0 < len(value) <= _LARGEST_BATCH:
+        raise InvalidMessage(f"A batch has 1 to {_LARGEST_BATCH} messages.")
+    return [_part(each) for each in value]
+
+
+def _part(value: object) -> Part:
+    body = orjson.dumps(value)
+    try:
+        return Part(body, _classify(value))
+    except InvalidMessage as error:
+        return Part(body, error)
+
+
+def _read(body: bytes, most_elements: int) -> object:
     value = _load(body)
     # Every value but the first costs a comma or a bracket, which text may hold as well: a bound first, then a count.
     if (
@@ -42,7 +78,7 @@ def parse(body: bytes, most_elements: int) -> Message:
         and _count(value) > most_elements
     ):
         raise InvalidMessage(f"The message has more than {most_elements} values.")
-    return _classify(value)
+    return value
 
 
 def _count(value: object) -> int:
@@ -96,7 +132,7 @@ def _check_int(digits: str) -> int:
 
 def _classify(value: object) -> Message:
     if isinstance(value, list):
-        raise InvalidMessage("Batches of messages are not part of this transport; send them one by one.")
+        raise InvalidMessage("Batches of messages are not part of this protocol version; send them one by one.")
     if not isinstance(value, dict) or value.get("jsonrpc") != "2.0":
         raise InvalidMessage('A message is an object with "jsonrpc": "2.0".')
     if "method" not in value:

@@ -8,7 +8,6 @@ import gc
 import math
 import signal
 import socket
-from collections.abc import Coroutine
 from typing import Any
 
 import structlog
@@ -18,13 +17,17 @@ import uvloop
 from trunkline import __version__
 from trunkline.api.accept import Acceptor
 from trunkline.api.app import App
-from trunkline.api.auth import Authenticator, authorized
+from trunkline.api.auth import Authenticator
 from trunkline.api.connections import Connections
 from trunkline.api.forwarder import Forwarder
 from trunkline.api.health import Health
+from trunkline.api.heard import Heard
 from trunkline.api.http import Protocol
+from trunkline.api.listen import Listeners
 from trunkline.api.server import Server
 from trunkline.api.sse import SseTransport
+from trunkline.api.stateless import StatelessTransport
+from trunkline.api.streamable import StreamableTransport
 from trunkline.api.streaming import Streaming
 from trunkline.db import Database
 from trunkline.errors import StartRefused, Unavailable
@@ -32,8 +35,8 @@ from trunkline.logs import configure, default_pod
 from trunkline.metrics import Metrics
 from trunkline.settings import Settings
 from trunkline.streams.calls import Calls
+from trunkline.streams.changes import Changes
 from trunkline.streams.client import Redis
-from trunkline.streams.control import CallCancelled, Event, KeyRevoked, SigningKeysChanged, TenantChanged
 from trunkline.streams.custodian import Custodian
 from trunkline.streams.revocations import Revocations
 from trunkline.streams.sessions import Sessions
@@ -107,7 +110,6 @@ class ApiProcess:
         self._hurry = asyncio.Event()
         self.ready = asyncio.Event()
         """Set when this pod serves and hears what is published for it."""
-        self._tasks: set[asyncio.Task[None]] = set()
         self._starting: asyncio.Task[Any] | None = None
 
     async def run(self, listener: socket.socket) -> None:
@@ -152,15 +154,25 @@ class ApiProcess:
         self._custodian = Custodian(redis, self._metrics, every=_LOOK_EVERY, grace_ms=_SWEEP_GRACE_MS)
         sessions = Sessions(redis, self._pod)
         authenticator = Authenticator(self._directory, self._verifier, settings)
-        acceptor = Acceptor(redis, self._pod, Calls(redis), self._metrics)
-        self._streaming = Streaming(settings, authenticator, sessions, self._connections, self._metrics)
-        sse = SseTransport(authenticator, sessions, self._connections, self._streaming, acceptor, self._metrics)
-        self._health = Health(redis, database.ping, self._connections, self._metrics, self._keyring.jwks, self._pod)
+        calls = Calls(redis)
+        acceptor = Acceptor(redis, self._pod, sessions, calls, self._metrics)
+        streaming = Streaming(settings, authenticator, sessions, self._connections, self._metrics)
+        listeners = Listeners(streaming, self._connections)
+        sse = SseTransport(authenticator, sessions, self._connections, streaming, acceptor, self._metrics)
+        streamable = StreamableTransport(
+            self._pod, authenticator, self._connections, streaming, acceptor, self._metrics
+        )
+        stateless = StatelessTransport(self._pod, authenticator, streaming, acceptor, calls, listeners)
+        self._health = Health(redis, database.ping, self._metrics, self._keyring.jwks, self._pod)
+        self._heard = Heard(
+            self._connections, listeners, Changes(redis), self._directory, self._verifier, self._refresh
+        )
         self._forwarder = Forwarder(
-            redis, self._pod, sessions, self._connections, self._metrics, self._heard, self._refresh
+            redis, self._pod, sessions, self._connections, self._metrics, self._heard.event, self._listening_again
         )
         self._health.listening = lambda: self._forwarder.subscriber.live
-        app = App(settings, sse, self._health, self._metrics)
+        self._streaming, self._listeners = streaming, listeners
+        app = App(settings, sse, streamable, stateless, self._health, self._metrics)
         self._server = Server(
             uvicorn.Config(
                 app,
@@ -216,7 +228,7 @@ class ApiProcess:
 
         A second signal skips what is left. So does, but for the requests under way, the end of a side task.
         """
-        log.info("draining", streams=len(self._connections))
+        log.info("draining", streams=int(self._metrics.active_connections.value))
         delay = self._settings.drain_delay if self._stop.is_set() else 0.0
         self._health.draining = True
         self._server.close_after_responses()
@@ -235,40 +247,9 @@ class ApiProcess:
             await asyncio.wait({serving, hurry}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             hurry.cancel()
 
-    # What all pods hear.
-
-    def _heard(self, event: Event) -> None:
-        match event:
-            case KeyRevoked(key_id, at):
-                self._verifier.revoke(key_id, at)
-                left = max(at - self._verifier.now(), 0)
-                asyncio.get_running_loop().call_later(left, self._end_streams_of_key, key_id)
-            case TenantChanged(slug):
-                self._directory.forget(slug)
-                self._in_background(self._end_streams_of_tenant(slug))
-            case SigningKeysChanged():
-                self._in_background(self._refresh())
-            case CallCancelled(call, session):
-                stream = self._connections.get(session)
-                if stream is not None:
-                    stream.forget(call.encode())
-
-    def _end_streams_of_key(self, key_id: str) -> None:
-        for stream in self._connections:
-            if stream.owner.principal == key_id:
-                stream.end("key revoked")
-
-    def _end_streams_of_revoked_keys(self) -> None:
-        for stream in self._connections:
-            if self._verifier.is_revoked(stream.owner.principal):
-                stream.end("key revoked")
-
-    async def _end_streams_of_tenant(self, slug: str) -> None:
-        """End the streams of a tenant that is suspended, deleted or not public any more."""
-        tenant = await self._directory.get(slug)
-        for stream in self._connections:
-            if stream.slug == slug and not authorized(tenant, stream.owner):
-                stream.end("tenant changed")
+    async def _listening_again(self) -> None:
+        self._listeners.missed()
+        await self._refresh()
 
     async def _refresh(self) -> None:
         """Learn what may have been missed while this pod could not listen."""
@@ -298,9 +279,4 @@ class ApiProcess:
             await self._redis.clock.read(self._redis)
         with contextlib.suppress(Unavailable):  # what was known stays
             await self._verifier.refresh()
-        self._end_streams_of_revoked_keys()
-
-    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._heard.end_streams_of_revoked_keys()

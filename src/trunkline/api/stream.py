@@ -14,23 +14,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 
-from trunkline.api.answered import Answered, lost_answers
+from trunkline.api.answered import Answered, lost_answer
 from trunkline.api.auth import Identity
-from trunkline.api.events import REPLACED, EventStream
+from trunkline.api.events import POLL, REPLACED, SESSION_ENDED, EventStream, event
 from trunkline.api.hold import Hold
 from trunkline.api.http import Protocol
-from trunkline.envelope import REPLACED as SIGNAL_REPLACED
+from trunkline.envelope import POLL as TO_POLL
+from trunkline.envelope import REPLACED as WAS_REPLACED
 from trunkline.envelope import Accepted, Delivery
 from trunkline.logs import stations
 from trunkline.metrics import Metrics
 from trunkline.settings import Settings
-from trunkline.streams.sessions import Attachment, Sent, Waiting
+from trunkline.streams.sessions import Attachment, Sent, Waiting, session_of
 
 _GRACE = 8.0
 """Seconds after a call's deadline before this pod asks why there is no answer; by then it has been swept for long."""
+LOST = b"lost"
+"""What stands for the offset of a message that no outbox has."""
 _LOOK_AGAIN = 5.0
 """Seconds after which it asks again for a call that is overdue and pending still: the sweep is about to answer it."""
 _NONE: AbstractSet[bytes] = frozenset()
+_SIGNALS = {WAS_REPLACED: REPLACED, TO_POLL: POLL}
 
 
 class Stream(EventStream):
@@ -73,7 +77,7 @@ class Stream(EventStream):
     @property
     def session(self) -> str:
         """The session that the stream belongs to."""
-        return self.name.partition(".")[0]
+        return session_of(self.name)
 
     @property
     def behind(self) -> bool:
@@ -106,14 +110,15 @@ class Stream(EventStream):
                 self.take(each)
 
     def attach(self, attachment: Attachment) -> None:
-        """Take over a session; what comes for it is held until `begin`."""
+        """Take over the stream; what comes for it is held until `begin`."""
         self.generation = attachment.generation
+        self.last = attachment.last
         self.newest = max(self.newest, attachment.newest)
         self._attachment = attachment
 
     def begin(self, greeting: bytes) -> None:
         """Write the greeting, the first page of what was missed, and what came since; the response has begun."""
-        self.write(greeting)
+        super().begin(greeting)
         if self._attachment is not None:
             self.catch_up(self._attachment.pending, self._attachment.missed)
             self._attachment = None
@@ -122,7 +127,7 @@ class Stream(EventStream):
     def take(self, delivery: Delivery) -> bool:
         """Deliver a message or heed a signal; False if a message before it is missing, and this one is not taken."""
         if delivery.offset == 0:
-            self.end(REPLACED if delivery.tag == SIGNAL_REPLACED else "session ended")
+            self.end(_SIGNALS.get(delivery.tag, SESSION_ENDED))
             return True
         if not self.deliver(delivery.offset, delivery.body, delivery.tag):
             return False
@@ -136,15 +141,20 @@ class Stream(EventStream):
             self.newest = max(self.newest, offset)
             return offset <= self.last
         self.last = offset
-        if b"." not in tag:  # else its call runs on
+        final = b"." not in tag  # else its call runs on
+        if final:
             if self._answered is None:
                 self._answered = Answered()
             self._answered.note(tag)
         self._metrics.deliver_total.inc()
         if stations.on:
             stations.log("deliver", tenant=self.slug, session=self.name, offset=offset)
-        self.write(b"id: %b.%d\nevent: message\ndata: %b\n\n" % (self.name.encode(), offset, body))
+        self.emit(b"%d" % offset, body, final=final)
         return True
+
+    def emit(self, place: bytes, body: bytes, *, final: bool) -> None:
+        """Send a message, which is the answer of a call where it is `final`."""
+        self.write(event(body, b"%b.%b" % (self.name.encode(), place)))
 
     def catch_up(self, pending: Sequence[Waiting], missed: Sequence[Sent]) -> None:
         """Take over what Redis knew at one moment, and the page of the outbox behind the last message.
@@ -248,7 +258,8 @@ class Stream(EventStream):
         if self.ended:
             return 0
         if pending:
-            self.write(lost_answers(self.name, (request_id for _, request_id in pending.values())))
+            for _, request_id in pending.values():
+                self.emit(LOST, lost_answer(request_id), final=True)
             self._metrics.lost_answers_total.inc(len(pending))
         self.end(reason)
         return len(pending)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from trunkline.api.auth import Authenticator, Identity
 from trunkline.api.connections import Connections
-from trunkline.api.events import DRAINING, HEADERS, SLOW_READER, EventStream
-from trunkline.api.http import CLIENT_GONE, Headers, Request
+from trunkline.api.events import HEADERS, SLOW_READER, EventStream
+from trunkline.api.exchange import Exchange, Form, reason_of
+from trunkline.api.http import CLIENT_GONE, JSON, Headers, Request
 from trunkline.api.stream import Stream
 from trunkline.errors import Draining, SessionNotFound
 from trunkline.metrics import Metrics
 from trunkline.settings import Settings
-from trunkline.streams.sessions import Sessions, is_session_id
+from trunkline.streams.sessions import Sessions, is_stream_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +29,7 @@ class LastEvent:
     def parse(cls, text: str) -> LastEvent | None:
         """Read an event id of ours; None for anything else."""
         stream, _, offset = text.rpartition(".")
-        if not is_session_id(stream) or not offset.isascii() or not offset.isdigit() or len(offset) > 15:
+        if not is_stream_name(stream) or not offset.isascii() or not offset.isdigit() or len(offset) > 15:
             return None
         return cls(stream, int(offset))
 
@@ -75,8 +78,12 @@ class Streaming:
         """A stream that goes on after the message `last`, not open yet."""
         return kind(identity, name, last, request.protocol, self.settings, self._metrics)
 
-    async def attach(self, stream: Stream, last: int) -> None:
-        """Take over a stream, to go on after the message `last`.
+    def exchange(self, request: Request, identity: Identity, name: str, form: Form, last: int = 0) -> Exchange:
+        """The answer to a POST, which waits for nothing yet."""
+        return Exchange(identity, name, form, request.protocol, self.settings, self._metrics, last)
+
+    async def attach(self, stream: Stream, last: int | None) -> None:
+        """Take over a stream, to go on after the message `last`; None for a client that has seen none.
 
         Raises:
             SessionNotFound: there is none of that name, or not for its owner, or what its client missed is gone.
@@ -87,7 +94,8 @@ class Streaming:
             self._connections.add(stream)
         finally:
             self._connections.release(stream)
-        self._metrics.sessions_resumed_total.inc()
+        if last is not None:
+            self._metrics.sessions_resumed_total.inc()
 
     async def resume(self, request: Request, identity: Identity, seen: str, kind: type[Stream] = Stream) -> Stream:
         """The stream of the event that the client has seen last, attached.
@@ -107,6 +115,8 @@ class Streaming:
     ) -> None:
         """Answer a request with a stream, until it ends."""
         request.begin_stream(stream)
+        if stream.ended == CLIENT_GONE:
+            return
         self._metrics.active_connections.inc()
         try:
             sent: Headers = [*HEADERS, *headers, *request.cors]
@@ -123,6 +133,62 @@ class Streaming:
             request.protocol.held = None
         await self._part(request, stream)
 
+    async def answer(
+        self,
+        request: Request,
+        exchange: Exchange,
+        accept: Callable[[], Awaitable[None]],
+        *headers: tuple[bytes, bytes],
+        patience: float | None = None,
+    ) -> None:
+        """Hold a POST while it is accepted and answered; where its answer is a stream, all of that.
+
+        Args:
+            request: The POST.
+            exchange: Its answer.
+            accept: Accepts what it brings; the exchange can be answered from when this is called.
+            headers: Those of a stream's head.
+            patience: Seconds after which an answer that has not come is to come on a stream.
+
+        Raises:
+            TrunklineError: what `accept` raised.
+        """
+        timer: asyncio.TimerHandle | None = None
+        self._connections.add(exchange)
+        try:
+            request.hold(exchange)
+            await accept()
+            if patience is not None and not exchange.ended:
+                timer = asyncio.get_running_loop().call_later(patience, self._decide, exchange)
+            if not exchange.streams:
+                await exchange.over
+            if exchange.streams:
+                await self.hold(request, exchange, exchange.greeting(), *headers)
+        finally:
+            if timer is not None:
+                timer.cancel()
+            request.protocol.held = None
+            self._connections.remove(exchange)
+
+    def _decide(self, exchange: Exchange) -> None:
+        if self.draining:
+            exchange.leave()
+        exchange.stream()
+
+    async def conclude(
+        self, request: Request, exchange: Exchange, status: int = 200, *headers: tuple[bytes, bytes]
+    ) -> None:
+        """Answer a POST with what came, unless it was answered with a stream.
+
+        Raises:
+            TrunklineError: why nothing will come.
+        """
+        if exchange.streams or exchange.ended == CLIENT_GONE:
+            return
+        if not exchange.whole:
+            raise reason_of(exchange.ended)
+        await request.answer(status, exchange.document, JSON, *headers)
+
     async def _part(self, request: Request, stream: EventStream) -> None:
         if stream.ended == CLIENT_GONE:
             return
@@ -137,4 +203,4 @@ class Streaming:
         """Take no new streams, and send the clients of the open ones to other pods."""
         self.draining = True
         for stream in self._connections:
-            stream.end(DRAINING)
+            stream.leave()

@@ -50,7 +50,7 @@ async def test_a_resumed_stream_begins_with_a_greeting_what_was_missed_and_what_
         Delivery(SESSION, 2, 4, b"c4", b"{}"),
         Delivery(SESSION, 2, 5, b"c5", b"{}"),
     )
-    stream.attach(Attachment(2, 4, [Sent(3, b"{}", b"c3"), Sent(4, b"{}", b"c4")]))
+    stream.attach(Attachment(2, 4, [Sent(3, b"{}", b"c3"), Sent(4, b"{}", b"c4")], last=2))
     assert client.written == []
     stream.begin(b"hello\n")
     assert stream.generation == 2
@@ -170,7 +170,7 @@ async def test_a_stream_that_was_replaced_while_it_was_being_attached_ends() -> 
     client = Client()
     stream = open_stream(client, last=2)
     hold(stream, Delivery(SESSION, 2, 3, b"c3", b"{}"), Delivery(SESSION, 2, 0, b"replaced", b""))
-    stream.attach(Attachment(2, 2, []))
+    stream.attach(Attachment(2, 2, [], last=2))
     stream.begin(b"hello\n")
     assert stream.ended == "replaced"
     assert client.offsets == [3]

@@ -17,7 +17,7 @@ from trunkline.streams.sessions import Attachment, Sent, Waiting
 async def test_a_stream_is_behind_until_the_newest_message_that_it_has_heard_of_was_handed_to_it() -> None:
     client = Client()
     stream = open_stream(client, last=2)
-    stream.attach(Attachment(2, 5, [Sent(3, b"{}", b"c3")]))
+    stream.attach(Attachment(2, 5, [Sent(3, b"{}", b"c3")], last=2))
     stream.begin(b"hello\n")
     assert stream.behind
     stream.catch_up([], [Sent(4, b"{}", b"c4"), Sent(5, b"{}", b"c5")])

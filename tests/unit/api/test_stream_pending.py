@@ -122,7 +122,7 @@ async def test_a_resumed_stream_knows_what_is_pending_and_nothing_that_the_one_b
         Accepted(SESSION, b"c6", b"6"),
         Delivery(SESSION, 2, 4, b"c6", b"{}"),
     )
-    stream.attach(Attachment(2, 3, [Sent(3, b"{}", b"c4")], [Waiting(b"c1", b"1", 5.0)]))
+    stream.attach(Attachment(2, 3, [Sent(3, b"{}", b"c4")], [Waiting(b"c1", b"1", 5.0)], 2))
     stream.begin(b"hello\n")
     assert set(stream.pending or ()) == {b"c1", b"c5"}
 

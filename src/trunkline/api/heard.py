@@ -1,0 +1,101 @@
+"""What all pods hear, and what this one does about it: streams end, listeners are told, calls are not waited for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Collection, Coroutine
+from typing import Any
+
+from trunkline.api.auth import authorized
+from trunkline.api.connections import Connections
+from trunkline.api.listen import Listeners
+from trunkline.errors import Unavailable
+from trunkline.streams.changes import LISTS, Changes
+from trunkline.streams.control import (
+    CallCancelled,
+    Event,
+    KeyRevoked,
+    ListsChanged,
+    ResourceUpdated,
+    SigningKeysChanged,
+    TenantChanged,
+)
+from trunkline.tenants.directory import TenantDirectory
+from trunkline.tenants.verify import Verifier
+
+
+class Heard:
+    """Heeds the events of the control channel."""
+
+    def __init__(
+        self,
+        connections: Connections,
+        listeners: Listeners,
+        changes: Changes,
+        directory: TenantDirectory,
+        verifier: Verifier,
+        refresh: Callable[[], Coroutine[Any, Any, None]],
+    ) -> None:
+        self._connections = connections
+        self._listeners = listeners
+        self._changes = changes
+        self._directory = directory
+        self._verifier = verifier
+        self._refresh = refresh
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def event(self, event: Event) -> None:
+        """One event came."""
+        match event:
+            case KeyRevoked(key_id, at):
+                self._verifier.revoke(key_id, at)
+                left = max(at - self._verifier.now(), 0)
+                asyncio.get_running_loop().call_later(left, self._end_streams_of_key, key_id)
+            case TenantChanged(slug):
+                self._directory.forget(slug)
+                self._in_background(self._end_streams_of_tenant(slug))
+            case SigningKeysChanged():
+                self._in_background(self._refresh())
+            case CallCancelled(call, session):
+                stream = self._connections.get(session)
+                if stream is not None:
+                    stream.forget(call.encode())
+            case ListsChanged("", lists, toolset, change):
+                self._in_background(self._announce(toolset, lists, change))
+            case ListsChanged(tenant_id, lists):
+                self._listeners.lists_changed(tenant_id, lists)
+            case ResourceUpdated(tenant_id, uri):
+                self._listeners.updated(tenant_id, uri)
+
+    def end_streams_of_revoked_keys(self) -> None:
+        """Look at all streams whether their keys were revoked."""
+        for stream in self._connections:
+            if self._verifier.is_revoked(stream.owner.principal):
+                stream.end("key revoked")
+
+    def _end_streams_of_key(self, key_id: str) -> None:
+        for stream in self._connections:
+            if stream.owner.principal == key_id:
+                stream.end("key revoked")
+
+    async def _end_streams_of_tenant(self, slug: str) -> None:
+        """End the streams of a tenant that is suspended, deleted or not public any more."""
+        tenant = await self._directory.get(slug)
+        for stream in self._connections:
+            if stream.slug == slug and not authorized(tenant, stream.owner):
+                stream.end("tenant changed")
+
+    async def _announce(self, toolset: str, lists: Collection[str], change: str) -> None:
+        """Tell the tenants that have a toolset on, as far as their clients are connected here."""
+        changed = [each for each in LISTS if each in lists]
+        for slug in {stream.slug for stream in self._connections}:
+            tenant = await self._directory.get(slug)
+            if tenant is not None and toolset in tenant.enabled_toolsets:
+                with contextlib.suppress(Unavailable):
+                    await self._changes.announce(tenant.id, changed, change=change)
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
