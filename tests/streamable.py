@@ -22,12 +22,12 @@ META = {
 }
 
 
-def request(number: object, method: str, params: dict[str, Any] | None = None) -> dict[str, Any]:
+def request(number: object, method: str, params: dict[str, Any] | None = None, /) -> dict[str, Any]:
     message: dict[str, Any] = {"jsonrpc": "2.0", "id": number, "method": method}
     return message if params is None else {**message, "params": params}
 
 
-def call(number: object, tool: str, meta: dict[str, Any] | None = None, **arguments: Any) -> dict[str, Any]:
+def call(number: object, tool: str, meta: dict[str, Any] | None = None, /, **arguments: Any) -> dict[str, Any]:
     params: dict[str, Any] = {"name": tool, "arguments": arguments}
     return request(number, "tools/call", params if meta is None else {**params, "_meta": meta})
 
@@ -96,12 +96,16 @@ class Answer:
             async with asyncio.timeout(PATIENCE):
                 document = orjson.loads(await self.response.aread())
             return document if isinstance(document, list) else [document]
-        messages = []
-        try:
-            while True:
-                messages.append(await self.message())
-        except EOFError:
-            return messages
+        return [event.message for event in await self.events() if event.data]
+
+    async def events(self) -> list[Event]:
+        """All events up to the end of the stream."""
+        events = []
+        while True:
+            try:
+                events.append(await self.event())
+            except EOFError:
+                return events
 
     async def ended(self) -> str:
         """Wait for the end; everything that came before it."""

@@ -48,7 +48,7 @@ class Exchange(Stream):
     Guarantee: each request that is expected is answered in the response once, or the response says nothing of it.
     """
 
-    __slots__ = ("_begun", "_waiting", "form", "streams")
+    __slots__ = ("_begun", "_first", "_waiting", "form", "streams")
 
     def __init__(
         self,
@@ -64,6 +64,7 @@ class Exchange(Stream):
         self.form = form
         self.streams = False
         """Whether it was decided that the answer is a stream; then there is a new future `over`."""
+        self._first = last
         self._begun = False
         self._waiting: list[tuple[bytes, bytes]] = []
         """What came before the response has begun: the place and the body of each message."""
@@ -102,7 +103,7 @@ class Exchange(Stream):
 
     def greeting(self) -> bytes:
         """What a stream begins with."""
-        return priming(b"%b.%d" % (self.name.encode(), self.last)) if self.form.primed else b""
+        return priming(b"%b.%d" % (self.name.encode(), self._first)) if self.form.primed else b""
 
     def begin(self, greeting: bytes) -> None:
         """Write what has come so far; the response has begun, as a stream."""

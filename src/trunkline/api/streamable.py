@@ -31,7 +31,7 @@ from trunkline.streams.sessions import is_session_id, new_session_id, session_of
 INITIALIZE = "initialize"
 _DEFAULT_VERSION = "2025-03-26"
 """Of a client that does not say which it speaks; and the only one with batches."""
-_PATIENCE = 0.2
+ANSWER_WAIT = 0.2
 """Seconds after which an answer that has not come is to come on a stream, which can be resumed."""
 _SESSION = b"mcp-session-id"
 
@@ -132,7 +132,7 @@ class StreamableTransport:
         exchange.expect(Accepted(exchange.name, call.encode(), message.id))
         place = self._place(call, form)
         accept = partial(self._acceptor.enqueue, identity, session, message, body, call, place)
-        await self._streaming.answer(request, exchange, accept, patience=_PATIENCE)
+        await self._streaming.answer(request, exchange, accept, patience=ANSWER_WAIT)
         await self._streaming.conclude(request, exchange)
         self._acceptor.forget(exchange)
 
@@ -152,7 +152,7 @@ class StreamableTransport:
             await self._acceptor.enqueue(identity, session, message, body, call, place)
             self._metrics.sessions_opened_total.inc()
 
-        await self._streaming.answer(request, exchange, accept, header, patience=_PATIENCE)
+        await self._streaming.answer(request, exchange, accept, header, patience=ANSWER_WAIT)
         if exchange.streams:
             return
         if exchange.ended != CLIENT_GONE and exchange.whole and exchange.failure(message.id) is None:
@@ -205,7 +205,7 @@ class StreamableTransport:
             )
             _refuse_parts(exchange, calls, outcomes)
 
-        await self._streaming.answer(request, exchange, accept, patience=_PATIENCE)
+        await self._streaming.answer(request, exchange, accept, patience=ANSWER_WAIT)
         await self._streaming.conclude(request, exchange)
         self._acceptor.forget(exchange)
 
