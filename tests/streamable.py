@@ -143,7 +143,7 @@ class Client:
         content = message if isinstance(message, bytes) or message is None else orjson.dumps(message)
         more = {"content_type": "application/json"} if content is not None else {}
         async with self.http.stream(
-            method, (base or self.base) + self.path, content=content, headers=self.headers(**more, **headers)
+            method, (base or self.base) + self.path, content=content, headers=self.headers(**{**more, **headers})
         ) as response:
             yield Answer(response)
 
