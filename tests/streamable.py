@@ -172,6 +172,7 @@ class Client:
 
     async def initialize(self, version: str = LATEST, base: str = "", **params: Any) -> dict[str, Any]:
         """Open a session, and speak the version that was negotiated from now on."""
+        self.session = self.version = ""
         info = {"name": "test", "version": "1"}
         wishes = {"protocolVersion": version, "capabilities": {}, "clientInfo": info, **params}
         async with self.open("POST", request("init", "initialize", wishes), base) as answer:

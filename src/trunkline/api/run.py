@@ -50,6 +50,8 @@ _REFRESH_EVERY = 30.0
 _LOOK_EVERY = 2.0
 _SWEEP_GRACE_MS = 4_000
 """How long after its deadline a call is left to the workers, which sweep as well."""
+_GIVE_UP_AFTER = 0.9
+"""The share of DRAIN_TIMEOUT after which what is held still is answered with an error, while there is time to."""
 _LAST_CALL = 0.5
 """Seconds that who connected before the port was closed has to send a request."""
 _SEND_BUFFER = 131_072
@@ -224,7 +226,7 @@ class ApiProcess:
         3. Streams end with a `retry:`, each another, and resume elsewhere; new ones get 503 with `Retry-After`.
         4. The port stays open for DRAIN_DELAY: who has not noticed yet is answered as ever, POSTs are accepted.
         5. The port is closed; who had connected by then is answered.
-        6. What is under way finishes, within DRAIN_TIMEOUT; then the process ends.
+        6. What is under way finishes, within DRAIN_TIMEOUT, or is answered with an error; then the process ends.
 
         A second signal skips what is left. So does, but for the requests under way, the end of a side task.
         """
@@ -237,7 +239,11 @@ class ApiProcess:
         await self._server.stop_listening(listener)
         await self._pause(serving, min(delay, _LAST_CALL))
         self._server.should_exit = True
+        giving_up = asyncio.get_running_loop().call_later(
+            self._settings.drain_timeout * _GIVE_UP_AFTER, self._streaming.give_up
+        )
         await asyncio.wait({serving})
+        giving_up.cancel()
         log.info("stopped")
 
     async def _pause(self, serving: asyncio.Task[None], seconds: float) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from trunkline.api.auth import Authenticator, Identity
 from trunkline.api.connections import Connections
-from trunkline.api.events import HEADERS, SLOW_READER, EventStream
+from trunkline.api.events import DRAINING, HEADERS, SLOW_READER, EventStream
 from trunkline.api.exchange import Exchange, Form, reason_of
 from trunkline.api.http import CLIENT_GONE, JSON, Headers, Request
 from trunkline.api.stream import Stream
@@ -204,3 +204,8 @@ class Streaming:
         self.draining = True
         for stream in self._connections:
             stream.leave()
+
+    def give_up(self) -> None:
+        """Answer what this pod holds still with an error: nobody else can, and there is no more time."""
+        for stream in self._connections.streams():
+            stream.lose(DRAINING)
