@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trunkline.api.messages import Message, parse
+from trunkline.api.messages import Message, Part, parse, parse_batch
 from trunkline.errors import InvalidMessage, UnparsableMessage
 
 MOST = 1000
@@ -116,3 +116,36 @@ def test_numbers_of_64_bits_pass(number: bytes) -> None:
 def test_text_with_many_commas_is_one_value() -> None:
     body = orjson.dumps({"jsonrpc": "2.0", "id": 1, "method": "m", "params": {"csv": "1,2,3\n" * MOST}})
     assert parse(body, MOST).kind == "request"
+
+
+@given(st.lists(values, min_size=1, max_size=5))
+def test_a_batch_has_a_part_for_each_value_be_it_a_message_or_none(batch: list[Any]) -> None:
+    parts = parse_batch(orjson.dumps(batch), MOST)
+    assert isinstance(parts, list)
+    assert [orjson.loads(part.body) for part in parts] == batch
+    assert all(isinstance(part, Part) and isinstance(part.message, Message | InvalidMessage) for part in parts)
+
+
+@given(ids, methods, objects)
+def test_a_message_of_a_batch_is_read_as_it_is_alone(request_id: Any, method: str, params: dict[str, Any]) -> None:
+    body = orjson.dumps({"jsonrpc": "2.0", "id": request_id, "method": method, "params": params})
+    assert parse_batch(body, MOST) == parse(body, MOST)
+    (part,) = cast("list[Part]", parse_batch(b"[" + body + b"]", MOST))
+    assert part == (body, parse(body, MOST))
+
+
+def test_a_batch_is_bounded_and_has_something_in_it() -> None:
+    for size, fits in ((0, False), (1, True), (100, True), (101, False)):
+        body = orjson.dumps([{"jsonrpc": "2.0", "method": "m"}] * size)
+        if fits:
+            assert len(cast("list[Part]", parse_batch(body, MOST))) == size
+        else:
+            with pytest.raises(InvalidMessage, match="batch"):
+                parse_batch(body, MOST)
+
+
+def test_the_rules_for_one_body_hold_for_a_batch() -> None:
+    with pytest.raises(UnparsableMessage, match="twice"):
+        parse_batch(b'[{"jsonrpc":"2.0","method":"m","params":{"a":1,"a":2}}]', MOST)
+    with pytest.raises(InvalidMessage, match="values"):
+        parse_batch(orjson.dumps([{"jsonrpc": "2.0", "method": "m", "params": {"a": [1] * 600}}] * 2), MOST)

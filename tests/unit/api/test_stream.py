@@ -145,7 +145,7 @@ async def test_a_second_stream_of_a_session_ends_the_first_and_outlives_it() -> 
     assert first.ended == "replaced"
     connections.remove(first)
     assert connections.get(SESSION) is second
-    assert len(connections) == 2
+    assert len(list(connections)) == 2
     connections.remove(second)
     assert list(connections) == [other]
 
