@@ -9,9 +9,11 @@ from contextlib import asynccontextmanager, contextmanager
 from itertools import count
 from typing import Any, Literal
 
+from anyio import from_thread
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, TextContent, ToolAnnotations
+from pydantic import BaseModel
 
 NAME = "Workshop"
 PATH = "tests.journey.workshop:mcp"
@@ -192,8 +194,51 @@ async def refuse(text: str = "") -> str:
     raise MCPError(code=-32050, message=text or "\ud800")
 
 
+class Colour(BaseModel):
+    name: str
+
+
+@mcp.tool()
+async def choose(ctx: Context[int]) -> str:
+    """Ask the user for a colour."""
+    answer = await ctx.elicit("Which colour?", Colour)
+    return answer.data.name if answer.action == "accept" else answer.action
+
+
+@mcp.tool(annotations=ToolAnnotations(idempotent_hint=True))
+async def choose_again(ctx: Context[int]) -> str:
+    """The same, and no harm in asking twice."""
+    return await choose(ctx)
+
+
+@mcp.tool()
+async def choose_briefly(ctx: Context[int]) -> str:
+    """Ask the user for a colour, and take blue where none comes in time."""
+    try:
+        return await choose(ctx)
+    except MCPError as error:
+        return f"blue, for {error.code}"
+
+
+@mcp.tool()
+def choose_in_a_thread(ctx: Context[int]) -> str:
+    """The same, holding a thread."""
+    return from_thread.run(choose, ctx)
+
+
 @mcp.tool()
 async def ask(ctx: Context[int]) -> str:
-    """Ask the client, which has no way to answer yet."""
-    roots = await ctx.session.list_roots()
-    return str(roots)
+    """Ask the client for its roots."""
+    return " ".join(str(root.uri) for root in (await ctx.session.list_roots()).roots)
+
+
+@mcp.tool()
+async def announce(
+    what: Literal["tools", "prompts", "resources"], way: Literal["session", "bus"], ctx: Context[int]
+) -> str:
+    """Announce that a list has changed, in the way of either era."""
+    if way == "bus":
+        await getattr(ctx, f"notify_{what}_changed")()
+    else:
+        await getattr(ctx.session, f"send_{what[:-1]}_list_changed")()
+    return what

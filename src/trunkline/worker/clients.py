@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine
-from typing import Any
 
 import orjson
 
@@ -20,6 +19,12 @@ from trunkline.toolsets.changes import Change
 from trunkline.worker.announcements import Announcements
 from trunkline.worker.dispatch import CallOver
 from trunkline.worker.running import Running
+
+
+async def unless_away(command: Coroutine[object, object, object]) -> None:
+    """Run what does no harm if it is not done, Redis being away."""
+    with contextlib.suppress(Unavailable, RedisRefusal):
+        await command
 
 
 class Clients:
@@ -43,9 +48,9 @@ class Clients:
         """The client of a call that runs here."""
         return CallClient(self, running)
 
-    def aside(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do something beside a call that may be cancelled meanwhile."""
-        task = asyncio.create_task(work)
+    def aside(self, work: Coroutine[object, object, object]) -> None:
+        """Do something beside a call that may be cancelled meanwhile, unless Redis is away."""
+        task = asyncio.create_task(unless_away(work))
         self._side.add(task)
         task.add_done_callback(self._side.discard)
 
@@ -91,7 +96,7 @@ class CallClient:
             return await self._answer(question, limit)
         finally:
             running.questions = tuple(other for other in running.questions if other is not question)
-            self._shared.aside(self._forget(question))
+            self._shared.aside(self._shared.questions.close(question))
 
     async def _answer(self, question: Question, limit: float) -> bytes:
         self._shared.waits(question.call, True)
@@ -107,20 +112,20 @@ class CallClient:
         finally:
             self._shared.waits(question.call, False)
 
-    async def _forget(self, question: Question) -> None:
-        with contextlib.suppress(Unavailable, RedisRefusal):
-            await self._shared.questions.close(question)
-
     async def take_back(self, question: Question) -> None:
         """Tell the client that nobody waits for its answer any more: the question may be on its screen."""
         params = {"requestId": question.id, "reason": "The tool does not wait any more."}
         message = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params}
         await self._send(self._running.next_number(), orjson.dumps(message), 0)
 
+    async def take_back_all(self) -> None:
+        """The same for all that the client is asked at the moment."""
+        for question in self._running.questions:
+            await self.take_back(question)
+
     async def hang_up(self, *, own: bool = False) -> None:
         """End the stream of the call, or of its session; the client may also keep it, Redis being away."""
-        with contextlib.suppress(Unavailable, RedisRefusal):
-            await self._shared.outbox.hang_up(self._running.call, own=own)
+        await unless_away(self._shared.outbox.hang_up(self._running.call, own=own))
 
     def announce(self, change: Change) -> None:
         """Tell all clients of the call's tenant."""

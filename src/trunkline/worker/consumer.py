@@ -24,7 +24,7 @@ from trunkline.streams.outbox import Outbox
 from trunkline.tenants.directory import TenantDirectory
 from trunkline.tenants.model import Tenant
 from trunkline.worker.answers import Answer, in_its_place, overdue, stopped, too_late
-from trunkline.worker.clients import Clients
+from trunkline.worker.clients import Clients, unless_away
 from trunkline.worker.executor import Execution, Executor
 from trunkline.worker.probation import PROBATION, Probation
 from trunkline.worker.running import Running
@@ -41,11 +41,6 @@ _DEADLINE_LOOK = 0.1
 """Seconds between looks at the deadlines of what runs here: how late a call may be answered for."""
 
 log = structlog.get_logger(__name__)
-
-
-async def _unless_away(command: Coroutine[object, object, object]) -> None:
-    with contextlib.suppress(Unavailable, RedisRefusal):
-        await command
 
 
 class Consumer:
@@ -90,7 +85,7 @@ class Consumer:
         self._slots.end()
         self._slot_freed.set()
         if self._reader is not None:
-            self._unblocking = asyncio.create_task(_unless_away(self._reader.unblock()))
+            self._unblocking = asyncio.create_task(unless_away(self._reader.unblock()))
 
     def cancel(self, call_id: str) -> None:
         """The client took a call back: stop it, if it is here."""
@@ -333,8 +328,7 @@ class Consumer:
         publishing.add_done_callback(lambda _: running.halt())
 
     async def _take_back_and_publish(self, running: Running, answer: Answer) -> None:
-        for question in running.questions:
-            await self.clients.of(running).take_back(question)
+        await self.clients.of(running).take_back_all()
         await self._publish_as_claimed(running, answer)
 
     def _aside(self, work: Coroutine[object, object, Any]) -> asyncio.Task[Any]:
@@ -358,6 +352,7 @@ class Consumer:
         for running in left:
             if running not in again:
                 self._answer_instead(running, stopped(running.call))
+        await asyncio.gather(*(unless_away(self.clients.of(running).take_back_all()) for running in again))
         await self._hand_back([running.call for running in again], begun=True)
         for running in again:  # one that has ended meanwhile has found that its answer is not wanted, or that it was
             running.over = True

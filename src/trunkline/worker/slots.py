@@ -20,8 +20,9 @@ class Slots:
     tenants in turn.
 
     A call that waits for its client, perhaps minutes for a human, lends its slot, so that dialogs left open stop
-    neither their tenant nor others; at most as many calls do so as there are slots. Once its client has answered, it
-    goes on at once, be all slots taken or not.
+    nobody else; at most as many calls do so as there are slots. Once its client has answered, it goes on at once, be
+    all slots taken or not. (For its tenant it stays one of those in flight, of which there are never more in the lane
+    and running than all workers have slots.)
     """
 
     def __init__(self, concurrency: int) -> None:
