@@ -6,6 +6,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -13,11 +14,14 @@ from faults.proxy import Proxy
 from tests.journey.conftest import Platform, eventually
 from tests.journey.workshop import Gate, gates
 from tests.sse import PATIENCE, Stream, connect, text_of
+from tests.streamable import call, client
 
 from trunkline.api import stream as streams
 from trunkline.api.run import ApiProcess
 from trunkline.settings import Settings
+from trunkline.streams.calls import Bounds, Calls, Message
 from trunkline.streams.client import Redis
+from trunkline.streams.sessions import Owner
 
 CALLS = 25
 
@@ -100,6 +104,35 @@ async def test_what_was_answered_while_a_pod_had_no_redis_comes_when_it_is_back(
         for number in numbers:
             assert (await stream.answer(number))["result"] == {}
         assert text_of(await stream.call("echo", {"text": "again"})) == "again"
+
+
+@pytest.mark.parametrize("stateless", [False, True])
+async def test_a_post_that_is_accepted_after_redis_was_back_is_answered(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch, stateless: bool
+) -> None:
+    api = await platform.api()
+    await platform.worker()
+    pod = platform.process(ApiProcess)
+    accept = Calls.accept
+
+    async def accept_late(calls: Calls, owner: Owner, message: Message, bounds: Bounds) -> None:
+        heard, renew = asyncio.Event(), pod._forwarder._renew_soon
+
+        def renew_soon(stream: Any) -> None:
+            renew(stream)
+            heard.set()
+
+        monkeypatch.setattr(pod._forwarder, "_renew_soon", renew_soon)
+        await platform.redis.command("CLIENT", "KILL", "TYPE", "pubsub")
+        await heard.wait()  # the subscription is back
+        await platform.redis.command("PING")
+        await accept(calls, owner, message, bounds)
+
+    async with client(api, key=platform.key) as one, asyncio.timeout(PATIENCE):
+        await one.initialize()
+        monkeypatch.setattr(Calls, "accept", accept_late)
+        answer = await (one.modern if stateless else one.ask)(call(7, "echo", text="late"))
+        assert text_of(answer["result"]) == "late"
 
 
 async def expect_lost(stream: Stream, numbers: list[int], reason: str) -> None:

@@ -124,7 +124,9 @@ class Forwarder:
         await self._on_ready()
 
     def _renew_soon(self, stream: Stream) -> None:
-        if stream.hold is None and self._holds(stream):
+        if not stream.known:  # looked at when it is
+            stream.suspect()
+        elif stream.hold is None and self._holds(stream):
             stream.hold_back()
             task = asyncio.create_task(self._renew(stream))
             self._tasks.add(task)

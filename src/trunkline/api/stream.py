@@ -44,8 +44,8 @@ class Stream(EventStream):
     """
 
     __slots__ = (
-        "_answered", "_attachment", "_metrics", "doubtful", "generation", "hold", "last", "name", "newest", "pending",
-        "touched",
+        "_answered", "_attachment", "_metrics", "doubtful", "generation", "hold", "known", "last", "name", "newest",
+        "pending", "touched",
     )  # fmt: skip
 
     def __init__(
@@ -58,6 +58,8 @@ class Stream(EventStream):
         """The offset of the last message handed to the connection."""
         self.newest = last
         """The newest offset that is known to be in the outbox and did not come here, or was not kept."""
+        self.known = True
+        """Whether Redis has a record of this stream, or had: not before the POST that it belongs to is accepted."""
         self.generation = 1
         self.hold: Hold | None = None
         """What is kept back while earlier messages are read from the outbox."""
@@ -83,6 +85,10 @@ class Stream(EventStream):
     def behind(self) -> bool:
         """Whether the outbox is known to have messages that have not been handed to this stream."""
         return self.newest > self.last
+
+    def suspect(self) -> None:
+        """Something may have been lost on its way here."""
+        self.newest = max(self.newest, self.last + 1)
 
     def hold_back(self) -> None:
         """Hold what comes until `release`."""

@@ -154,10 +154,14 @@ class Streaming:
             TrunklineError: what `accept` raised.
         """
         timer: asyncio.TimerHandle | None = None
+        exchange.known = False
         self._connections.add(exchange)
         try:
             request.hold(exchange)
             await accept()
+            exchange.known = True
+            if exchange.behind:
+                self._connections.catch_up(exchange)
             if patience is not None and not exchange.ended:
                 timer = asyncio.get_running_loop().call_later(patience, self._decide, exchange)
             if not exchange.streams:

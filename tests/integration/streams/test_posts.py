@@ -316,6 +316,20 @@ async def test_what_was_delivered_whole_is_forgotten(posts: Posts) -> None:
     await posts.post(session)  # which goes on
 
 
+async def test_a_stateless_request_that_is_pending_is_not_forgotten(posts: Posts) -> None:
+    waiting, answered = await posts.lone(), await posts.lone()
+    for claimed in await posts.claimed(waiting, answered):
+        if claimed.id == answered:
+            await posts.wire.outbox.publish(claimed, b"{}", "ok")
+    for call in (waiting, answered):
+        posts.wire.calls.forget(posts.owner.tenant, call)
+    records = [posts.wire.redis.keys.stream(posts.owner.tenant, call)[0] for call in (waiting, answered)]
+    async with asyncio.timeout(10):
+        while await posts.wire.redis.command("EXISTS", records[1]):
+            pass
+    assert await posts.wire.redis.command("EXISTS", records[0])
+
+
 async def test_a_stream_is_hung_up_on_where_it_is_held(posts: Posts) -> None:
     session, _ = await posts.open()
     call = await posts.post(session)
