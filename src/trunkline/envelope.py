@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, NamedTuple, cast
@@ -19,6 +19,9 @@ Transport = Literal["sse", "http", "json", "modern"]
 everything. `json`: the same from a client that takes its answer as JSON alone, with no way for anything else.
 `modern`: a stateless POST (2026-07-28), notifications but no requests.
 """
+
+
+_NO_MORE: Mapping[bytes, bytes] = {}
 
 
 class UnknownVersion(ValueError):
@@ -88,30 +91,33 @@ class Call(NamedTuple):
         return self.deadline_ms > 0
 
     @classmethod
-    def from_entry(cls, lane: int, entry: bytes, fields: Mapping[bytes, bytes]) -> Call:
-        """Read a lane entry: `h` what is short, a line each, `b` the body, `a` the caller, `x` the context.
+    def from_entry(cls, lane: int, entry: bytes, fields: Sequence[bytes]) -> Call:
+        """Read the fields of a lane entry, names and values in turn.
 
-        `t` is the transport, where it is not HTTP+SSE; of a call that is run again, `n` is the number of the attempt.
+        First `h`, what is short, a line each, `b` the body, `a` the caller, `x` the context. Then, where it is not
+        HTTP+SSE, `t`, the transport; of a call that is run again, `n`, the number of the attempt.
 
         Raises:
             UnknownVersion: another version wrote it.
         """
-        version, call, tenant, session, enqueued_ms, deadline_ms = fields[b"h"].decode().split("\n", 5)
+        version, call, tenant, session, enqueued_ms, deadline_ms = fields[1].decode().split("\n", 5)
         if version != VERSION:
             raise UnknownVersion(f"lane entry {entry.decode()} has version {version}")
+        _, _, _, body, _, caller, _, context, *others = fields
+        more = dict(zip(others[::2], others[1::2], strict=True)) if others else _NO_MORE
         return cls(
             id=call,
             tenant=tenant,
             session=session,
-            body=fields[b"b"],
-            caller=fields[b"a"],
-            context=fields[b"x"],
+            body=body,
+            caller=caller,
+            context=context,
             enqueued_ms=int(enqueued_ms),
             deadline_ms=int(deadline_ms),
             lane=lane,
             entry=entry,
-            attempt=int(fields.get(b"n", b"1")),
-            transport=cast("Transport", fields[b"t"].decode()) if b"t" in fields else "sse",
+            attempt=int(more.get(b"n", b"1")),
+            transport=cast("Transport", more[b"t"].decode()) if b"t" in more else "sse",
         )
 
 
@@ -129,10 +135,18 @@ class Delivery(NamedTuple):
     body: bytes
 
     @classmethod
-    def from_payload(cls, payload: bytes) -> Delivery:
-        """Read what was published to a pod's channel: stream, generation, offset, tag and body, a line each."""
-        stream, generation, offset, tag, body = payload.split(b"\n", 4)
-        return cls(stream.decode(), int(generation), int(offset), tag, body)
+    def from_payload(cls, payload: bytes) -> list[Delivery]:
+        """Read what was published to a pod's channel: stream, generation, offset, tag and body of each, in lines.
+
+        A body is JSON as it is sent in an SSE event, which has no line break either.
+        """
+        lines = payload.split(b"\n")
+        return [
+            cls(stream.decode(), int(generation), int(offset), tag, body)
+            for stream, generation, offset, tag, body in zip(
+                lines[::5], lines[1::5], lines[2::5], lines[3::5], lines[4::5], strict=True
+            )
+        ]
 
 
 REPLACED = b"replaced"

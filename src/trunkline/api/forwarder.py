@@ -90,7 +90,10 @@ class Forwarder:
             for accepted in Accepted.from_payload(payload):
                 self._expect(accepted)
             return
-        delivery = Delivery.from_payload(payload)
+        for delivery in Delivery.from_payload(payload):
+            self._deliver(delivery)
+
+    def _deliver(self, delivery: Delivery) -> None:
         self._connections.hold(delivery)
         stream = self._connections.get(delivery.stream)
         if stream is None or stream.generation != delivery.generation:

@@ -16,7 +16,7 @@ _LARGEST = 64
 """Items in one script: bounds the time for which Redis does nothing else to about a millisecond."""
 _BUSY = 4
 """Items in one turn from which on more are given time to gather."""
-_GATHER = 0.002
+_GATHER = 0.004
 """Seconds that they are given; a quiet process never waits."""
 
 
@@ -31,13 +31,20 @@ class Batch(Generic[Item]):
         self._waiting: dict[int, list[tuple[Item, asyncio.Future[Any]]]] = {}
         self._scheduled = False
         self._last = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     def add(self, lane: int, item: Item) -> asyncio.Future[Any]:
         """Have an item sent with the others of its lane; the future gives its answer."""
-        loop = asyncio.get_running_loop()
+        loop = self._loop
+        if loop is None:  # made before the loop runs; asking for it each time costs a system call on Python 3.11
+            loop = self._loop = asyncio.get_running_loop()
         answer: asyncio.Future[Any] = loop.create_future()
-        self._waiting.setdefault(lane, []).append((item, answer))
+        waiting = self._waiting.get(lane)
+        if waiting is None:
+            self._waiting[lane] = [(item, answer)]
+        else:
+            waiting.append((item, answer))
         if not self._scheduled:
             self._scheduled = True
             if self._last >= _BUSY:

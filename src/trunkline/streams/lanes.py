@@ -106,7 +106,7 @@ class LaneReader:
                 if not fields:  # acknowledged meanwhile
                     continue
                 try:
-                    calls.append(_read_entry(lane, entry, fields))
+                    calls.append(Call.from_entry(lane, entry, fields))
                 except UnknownVersion as error:  # answered by the sweep, at its deadline
                     log.error("call not understood", reason=str(error))
         return calls
@@ -115,10 +115,6 @@ class LaneReader:
 def _lanes_with(calls: Sequence[Call], count: int) -> list[int]:
     """The lanes from which at least so many calls came."""
     return [lane for lane, found in Counter(call.lane for call in calls).items() if found >= count]
-
-
-def _read_entry(lane: int, entry: bytes, fields: Sequence[bytes]) -> Call:
-    return Call.from_entry(lane, entry, dict(zip(fields[::2], fields[1::2], strict=True)))
 
 
 async def create_group(redis: Redis, stream: str, group: bytes) -> None:

@@ -34,7 +34,7 @@ _BLOCK_MS = 500
 """How long one look at empty lanes takes; also the longest that a stop waits for it."""
 _BUSY = 4
 """Calls in one claim from which on the worker counts as busy; then it lets more calls gather before the next."""
-_GATHER = 0.002
+_GATHER = 0.004
 """Seconds for which a busy worker lets calls gather: claims, answers and deliveries then travel in batches."""
 _CLOCK_EVERY = 30.0
 _DEADLINE_LOOK = 0.1

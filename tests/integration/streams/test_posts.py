@@ -27,6 +27,10 @@ class Channel:
     def __init__(self) -> None:
         self.heard: asyncio.Queue[Delivery] = asyncio.Queue()
 
+    def came(self, payload: bytes) -> None:
+        for delivery in Delivery.from_payload(payload):
+            self.heard.put_nowait(delivery)
+
     async def next(self) -> Delivery:
         async with asyncio.timeout(10):
             return await self.heard.get()
@@ -39,9 +43,7 @@ async def listening(redis: Redis, channel: str) -> AsyncIterator[Channel]:
     async def on_ready() -> None:
         ready.set()
 
-    subscriber = Subscriber(
-        redis, [channel], lambda _, payload: found.heard.put_nowait(Delivery.from_payload(payload)), on_ready
-    )
+    subscriber = Subscriber(redis, [channel], lambda _, payload: found.came(payload), on_ready)
     task = asyncio.create_task(subscriber.run())
     async with asyncio.timeout(10):
         await ready.wait()

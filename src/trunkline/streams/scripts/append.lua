@@ -1,5 +1,6 @@
--- append: put a message into a stream's outbox and hand a live copy to the pod that holds the stream.
--- Guarantee: offsets of a stream are contiguous from 1; what exceeds the bounds leaves from the oldest end.
+-- append: put a message into a stream's outbox, and its live copy among those that go to the pod that holds the stream.
+-- Guarantee: offsets of a stream are contiguous from 1; what exceeds the bounds leaves from the oldest end. Live copies leave
+-- with `send`, those for one pod together and in order: a PUBLISH costs Redis as much as a small message in it.
 -- record: the key of the stream's record, which the outbox's name begins with; name: the stream's
 -- Entry: id "<offset>-<epoch ms>", field m the message, field c its tag: the call that it answers, or one with a dot in it
 -- for what is sent while a call runs or belongs to none.
@@ -7,6 +8,31 @@
 -- holder: field of the record: generation of the stream and the pod that holds it
 -- limits: 1 messages, 2 bytes, 3 lifetime in ms
 -- Returns the offset and the new box; 0 where Redis has lost the record.
+local copies, most_copied = {}, 65536
+
+local function send(channel)
+  local waiting = copies[channel]
+  if waiting then
+    redis.call('PUBLISH', channel, table.concat(waiting, '\n'))
+    copies[channel] = nil
+  end
+end
+
+local function send_all()
+  for channel in pairs(copies) do send(channel) end
+end
+
+local function copy(channel, name, generation, offset, tag, body)
+  local waiting = copies[channel]
+  if not waiting then
+    waiting = {size = 0}
+    copies[channel] = waiting
+  end
+  waiting[#waiting + 1] = name .. '\n' .. generation .. '\n' .. offset .. '\n' .. tag .. '\n' .. body
+  waiting.size = waiting.size + #body
+  if waiting.size > most_copied then send(channel) end
+end
+
 local function append(record, name, pods, box, holder, limits, now, tag, body)
   if not box then return 0 end
   local outbox = record .. ':out'
@@ -35,6 +61,6 @@ local function append(record, name, pods, box, holder, limits, now, tag, body)
   box = string.format('%d %d %d %d', offset, first, bytes, kept)
   redis.call('HSET', record, 'box', box)
   local generation, pod = string.match(holder, '(%d+) (.*)')
-  redis.call('PUBLISH', pods .. pod, name .. '\n' .. generation .. '\n' .. offset .. '\n' .. tag .. '\n' .. body)
+  copy(pods .. pod, name, generation, offset, tag, body)
   return offset, box
 end

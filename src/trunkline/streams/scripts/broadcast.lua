@@ -40,4 +40,5 @@ for i = 1, #found[2], resource and 1 or 2 do
     end
   end
 end
+send_all()
 return found[1]

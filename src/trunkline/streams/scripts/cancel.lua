@@ -28,5 +28,6 @@ for i = 1, #fields, 2 do
     table.insert(members, ARGV[4] .. call)
   end
 end
+send_all()
 if #members > 0 then forget(KEYS[2], members, ARGV[5], ARGV[6]) end
 return cancelled

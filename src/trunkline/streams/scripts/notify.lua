@@ -28,4 +28,6 @@ if ARGV[13] ~= '' then
   redis.call('HSET', KEYS[3], ARGV[3], ARGV[13])
   redis.call('PEXPIRE', KEYS[3], ARGV[14])
 end
-return append(stream, name, ARGV[8], box, holder, {ARGV[9], ARGV[10], ARGV[11]}, now, tag, ARGV[5])
+local offset = append(stream, name, ARGV[8], box, holder, {ARGV[9], ARGV[10], ARGV[11]}, now, tag, ARGV[5])
+send_all()
+return offset

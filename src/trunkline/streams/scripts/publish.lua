@@ -35,6 +35,7 @@ end
 for a = 7, #ARGV - 1, 7 do
   table.insert(offsets, publish(unpack(ARGV, a, a + 6)))
 end
+send_all()
 for base, members in pairs(finished) do forget(KEYS[1], members, ARGV[6], base) end
 redis.call('XACK', KEYS[2], 'workers', unpack(entries))
 redis.call('XDEL', KEYS[2], unpack(entries))

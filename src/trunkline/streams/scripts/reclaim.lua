@@ -82,4 +82,5 @@ for a = 12, #ARGV - 1, 2 do
     redis.call('XGROUP', 'DELCONSUMER', KEYS[2], 'workers', ARGV[a])
   end
 end
+send_all()
 return fates

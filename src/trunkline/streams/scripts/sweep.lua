@@ -29,6 +29,7 @@ for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[
     forget(KEYS[1], {member}, ARGV[3], base)
   end
 end
+send_all()
 -- Before the first worker there is no group, and nothing that it could have left.
 local left_behind = redis.pcall('XPENDING', KEYS[2], 'workers', 'IDLE', ARGV[9], '-', '+', ARGV[2])
 for _, left in ipairs(left_behind) do
