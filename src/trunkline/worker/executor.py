@@ -16,7 +16,7 @@ from mcp.server.auth.middleware.auth_context import auth_context_var
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
 from mcp.server.connection import Connection
-from mcp.server.runner import ServerRunner, modern_error_data
+from mcp.server.runner import modern_error_data
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
     CLIENT_CAPABILITIES_META_KEY,
@@ -24,13 +24,11 @@ from mcp_types import (
     INVALID_PARAMS,
     METHOD_NOT_FOUND,
     PROTOCOL_VERSION_META_KEY,
-    ClientCapabilities,
     ErrorData,
-    InitializeRequestParams,
     RequestId,
 )
 from mcp_types.methods import CACHEABLE_METHODS, is_input_required
-from mcp_types.version import LATEST_HANDSHAKE_VERSION, LATEST_MODERN_VERSION
+from mcp_types.version import LATEST_MODERN_VERSION
 
 from trunkline import CurrentTenant, current_tenant_var
 from trunkline.envelope import Call, Caller
@@ -44,11 +42,9 @@ from trunkline.toolsets.parameters import check_headers, with_headers
 from trunkline.worker.answers import Answer
 from trunkline.worker.context import SessionContext, decode_context
 from trunkline.worker.dispatch import CallContext, Client, to_json
+from trunkline.worker.runner import LARGEST_CONTEXT, Runner, introduce, restore
 
 log = structlog.get_logger(__name__)
-
-LARGEST_CONTEXT = 16_384
-"""Bytes of what a client may say of itself; most say a few hundred."""
 
 REPEATABLE = frozenset(
     {
@@ -75,11 +71,12 @@ class Executor:
             envelope = _envelope(params)
             session = SessionContext(envelope.get(PROTOCOL_VERSION_META_KEY, LATEST_MODERN_VERSION))
             context = CallContext(request_id, params, call.transport, session, client)
-            connection = _introduce(envelope, session, context)
+            client_info, capabilities = envelope.get(CLIENT_INFO_META_KEY), envelope.get(CLIENT_CAPABILITIES_META_KEY)
+            connection = introduce(session.version, client_info, capabilities, context)
         else:
             session = decode_context(call.context)
             context = CallContext(request_id, params, call.transport, session, client)
-            connection = _restore(call, session, context)
+            connection = restore(call.context, call.session, context)
         hosted = self._catalog.server_for(switches)
         return Execution(call, caller, body, hosted, context, connection, session, client)
 
@@ -193,8 +190,8 @@ class Execution(NamedTuple):
             await _clean_up(self.connection)
 
     @property
-    def _runner(self) -> ServerRunner[Any]:
-        return ServerRunner(self.hosted.server, self.connection, self.hosted.lifespan_state)
+    def _runner(self) -> Runner:
+        return Runner(self.hosted.server, self.connection, self.hosted.lifespan_state)
 
     async def _check_tool(self, params: dict[str, Any]) -> None:
         """Refuse what does not exist or is not the key's to call (specification, server/tools, error handling).
@@ -231,49 +228,18 @@ class Execution(NamedTuple):
 
 async def _clean_up(connection: Connection) -> None:
     """Run what handlers have pushed for the end of the connection, which here is the end of the call."""
+    if not connection.exit_stack._exit_callbacks:  # type: ignore[attr-defined] # noqa: SLF001 - an await that is spared
+        return
     try:
         await connection.exit_stack.aclose()
     except Exception:  # what a server's clean-up raises must not replace the answer
         log.exception("clean-up after a call failed")
 
 
-def _restore(call: Call, session: SessionContext, context: CallContext) -> Connection:
-    """The connection as `initialize` left it, on whichever worker that ran."""
-    connection = Connection.for_loop(
-        context, session_id=call.session, protocol_version_hint=session.version or LATEST_HANDSHAKE_VERSION
-    )
-    if session.client is not None:
-        connection.client_params = _client_params(call.context)
-        connection.initialized.set()
-    return connection
-
-
-@lru_cache(4096)
-def _client_params(context: bytes) -> InitializeRequestParams:
-    return InitializeRequestParams.model_validate(decode_context(context).client, by_name=False)
-
-
 def _envelope(params: dict[str, Any]) -> dict[str, Any]:
     """What a stateless request says of itself, as its API pod has checked; a notification may say nothing."""
     meta = params.get("_meta")
     return meta if isinstance(meta, dict) else {}
-
-
-def _introduce(envelope: dict[str, Any], session: SessionContext, context: CallContext) -> Connection:
-    """The connection of a stateless request: as `Connection.from_envelope` makes it, whose parsing is remembered."""
-    said = orjson.dumps([envelope.get(CLIENT_INFO_META_KEY), envelope.get(CLIENT_CAPABILITIES_META_KEY)])
-    known = _client if len(said) <= LARGEST_CONTEXT else _client.__wrapped__
-    params, capabilities = known(session.version, said)
-    connection = Connection(context, protocol_version=session.version, client_params=params)
-    connection.client_capabilities = capabilities
-    connection.initialized.set()
-    return connection
-
-
-@lru_cache(4096)
-def _client(version: str, said: bytes) -> tuple[InitializeRequestParams | None, ClientCapabilities | None]:
-    connection = Connection.from_envelope(version, *orjson.loads(said))
-    return connection.client_params, connection.client_capabilities
 
 
 @lru_cache(4096)

@@ -1,0 +1,130 @@
+"""The SDK's kernel for one call, with what a small `tools/call` need not pay for: the same results, a third cheaper.
+
+docs/decisions/0005-calling-the-sdk.md has the measurements.
+"""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from functools import lru_cache
+from typing import Any
+
+import orjson
+from mcp.server.connection import Connection
+from mcp.server.context import HandlerResult
+from mcp.server.runner import ServerRunner
+from mcp_types import CallToolResult, InitializeRequestParams, TextContent
+from mcp_types.version import LATEST_HANDSHAKE_VERSION, MODERN_PROTOCOL_VERSIONS, is_version_at_least
+
+from trunkline.worker.context import decode_context
+from trunkline.worker.dispatch import CallContext
+
+LARGEST_CONTEXT = 16_384
+"""Bytes of what a client may say of itself; most say a few hundred."""
+
+_STRUCTURED_SINCE = "2025-06-18"
+"""The first revision whose results of tools have structured content."""
+
+
+class Runner(ServerRunner[Any]):
+    """The SDK's `ServerRunner` for a connection of one call."""
+
+    # The SDK's cached properties would take a lock each, and tie a reference cycle that keeps the call until the
+    # collector comes.
+    on_request = ServerRunner._on_request  # noqa: SLF001
+    on_notify = ServerRunner._on_notify  # noqa: SLF001
+
+    def _serialize(self, method: str, version: str, result: HandlerResult) -> dict[str, Any]:
+        """The wire form of a result; that of plain text needs no validation, being valid by construction."""
+        if method != "tools/call" or type(result) is not CallToolResult or method in self.server.cache_hints:
+            return super()._serialize(method, version, result)
+        plain = _plain(result, version)
+        if plain is None:
+            return super()._serialize(method, version, result)
+        if version in MODERN_PROTOCOL_VERSIONS:
+            plain["resultType"] = "complete"
+            return self._stamp_server_info(version, plain)
+        return plain
+
+
+def _plain(result: CallToolResult, version: str) -> dict[str, Any] | None:
+    """The wire form of text, with structured content that is JSON already; None for anything beyond that."""
+    if result.meta is not None or result.model_extra or not _has_structure(version):
+        return None
+    content = []
+    for block in result.content:
+        if type(block) is not TextContent or block.annotations is not None or block.meta is not None:
+            return None
+        content.append({"type": "text", "text": block.text})
+    wire: dict[str, Any] = {"content": content, "isError": result.is_error}
+    if result.structured_content is not None:
+        if not _is_json(result.structured_content):
+            return None
+        wire["structuredContent"] = result.structured_content
+    return wire
+
+
+@lru_cache(16)
+def _has_structure(version: str) -> bool:
+    return version in MODERN_PROTOCOL_VERSIONS or is_version_at_least(version, _STRUCTURED_SINCE)
+
+
+def _is_json(value: object) -> bool:
+    kind = type(value)
+    if kind is dict:
+        return all(type(key) is str and _is_json(each) for key, each in value.items())  # type: ignore[attr-defined]
+    if kind is list:
+        return all(map(_is_json, value))  # type: ignore[call-overload]
+    return value is None or kind is str or kind is int or kind is bool
+
+
+def restore(context: bytes, session_id: str, channel: CallContext) -> Connection:
+    """The connection of a session as `initialize` left it, on whichever worker that ran.
+
+    Args:
+        context: What the session negotiated, as it travels with each call.
+        session_id: The session's id.
+        channel: Where what is sent to the client goes.
+    """
+    # Before `initialize` a connection may change in what is shared afterwards.
+    known = _of_session if decode_context(context).client is not None else _of_session.__wrapped__
+    return _connection(known(context), session_id, channel)
+
+
+def introduce(version: str, info: object, capabilities: object, channel: CallContext) -> Connection:
+    """The connection of a stateless request, by what its `_meta` says of the client."""
+    said = orjson.dumps([info, capabilities])
+    known = _of_request if len(said) <= LARGEST_CONTEXT else _of_request.__wrapped__
+    return _connection(known(version, said), None, channel)
+
+
+def _connection(template: dict[str, Any], session_id: str | None, channel: CallContext) -> Connection:
+    """A connection like the template; what may change in it is its own."""
+    connection = Connection.__new__(Connection)
+    connection.__dict__.update(template)
+    connection.outbound = channel
+    connection.session_id = session_id
+    connection.state = {}
+    connection.exit_stack = AsyncExitStack()
+    return connection
+
+
+@lru_cache(4096)
+def _of_session(context: bytes) -> dict[str, Any]:
+    session = decode_context(context)
+    connection = Connection.for_loop(
+        _NOWHERE, session_id=None, protocol_version_hint=session.version or LATEST_HANDSHAKE_VERSION
+    )
+    if session.client is not None:
+        connection.client_params = InitializeRequestParams.model_validate(session.client, by_name=False)
+        connection.initialized.set()  # for good, so all its calls may have this one
+    return vars(connection)
+
+
+@lru_cache(4096)
+def _of_request(version: str, said: bytes) -> dict[str, Any]:
+    return vars(Connection.from_envelope(version, *orjson.loads(said)))
+
+
+_NOWHERE: Any = None
+"""The channel of a template: each connection made like it has one of its own."""
