@@ -103,7 +103,11 @@ class Exchange(Stream):
 
     def greeting(self) -> bytes:
         """What a stream begins with."""
-        return priming(b"%b.%d" % (self.name.encode(), self._first)) if self.form.primed else b""
+        return self.priming() if self.form.primed else b""
+
+    def priming(self) -> bytes:
+        """As it begins: what came before the response has begun is told behind it."""
+        return priming(b"%b.%d" % (self.name.encode(), self._first))
 
     def begin(self, greeting: bytes) -> None:
         """Write what has come so far; the response has begun, as a stream."""

@@ -181,6 +181,10 @@ class Request:
             raise ClientGone
         return part
 
+    async def begin(self, status: int, *headers: tuple[bytes, bytes]) -> None:
+        """Begin an answer of unknown length; what follows is written by `Protocol.write_chunk`."""
+        await self.send({"type": "http.response.start", "status": status, "headers": [*headers, *self.cors]})
+
     async def answer(self, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
         """Answer with a whole body."""
         length = (b"content-length", str(len(body)).encode())

@@ -70,9 +70,7 @@ class SseTransport:
         try:
             # What was said to all streams while this one was being opened was not said to it.
             self._streaming.check_open(identity)
-            uri = f"/t/{stream.slug}/messages?session_id={stream.session}"
-            greeting = f"id: {stream.name}.{stream.last}\nevent: endpoint\ndata: {uri}\n\n"
-            await self._streaming.hold(request, stream, greeting.encode())
+            await self._streaming.hold(request, stream, _endpoint(stream))
         finally:
             self._connections.remove(stream)
 
@@ -123,3 +121,9 @@ class SseTransport:
             await self._acceptor.refuse(request, error, envelope)
             return
         await request.answer(202, b"Accepted", _PLAIN)
+
+
+def _endpoint(stream: Stream) -> bytes:
+    """The first event: where to post to, and the id from which the stream is resumed if nothing else comes."""
+    uri = f"/t/{stream.slug}/messages?session_id={stream.session}"
+    return f"id: {stream.name}.{stream.last}\nevent: endpoint\ndata: {uri}\n\n".encode()

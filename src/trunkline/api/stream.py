@@ -16,7 +16,7 @@ from collections.abc import Set as AbstractSet
 
 from trunkline.api.answered import Answered, lost_answer
 from trunkline.api.auth import Identity
-from trunkline.api.events import POLL, REPLACED, SESSION_ENDED, EventStream, event
+from trunkline.api.events import POLL, REPLACED, SESSION_ENDED, EventStream, event, priming
 from trunkline.api.hold import Hold
 from trunkline.api.http import Protocol
 from trunkline.envelope import POLL as TO_POLL
@@ -89,6 +89,10 @@ class Stream(EventStream):
     def suspect(self) -> None:
         """Something may have been lost on its way here."""
         self.newest = max(self.newest, self.last + 1)
+
+    def priming(self) -> bytes:
+        """An event without a message, for a client that is to know from where to resume (2025-11-25)."""
+        return priming(b"%b.%d" % (self.name.encode(), self.last))
 
     def hold_back(self) -> None:
         """Hold what comes until `release`."""

@@ -14,7 +14,7 @@ from functools import partial
 from trunkline.api.accept import Acceptor, new_call_id
 from trunkline.api.auth import Authenticator, Identity
 from trunkline.api.connections import Connections
-from trunkline.api.events import priming
+from trunkline.api.events import KEEP_ALIVE
 from trunkline.api.exchange import Exchange, Form
 from trunkline.api.http import CLIENT_GONE, Request
 from trunkline.api.inbound import VERSION, begins_with_an_id
@@ -69,10 +69,8 @@ class StreamableTransport:
             await self._streaming.attach(stream, last)
             # What was said to all streams while this one was being attached was not said to it.
             self._streaming.check_open(identity)
-            greeting = b""
-            if begins_with_an_id(request.header(VERSION)):
-                greeting = priming(f"{stream.name}.{stream.last}".encode())
-            await self._streaming.hold(request, stream, greeting or b": here\n\n")
+            primed = begins_with_an_id(request.header(VERSION))
+            await self._streaming.hold(request, stream, stream.priming() if primed else KEEP_ALIVE)
         finally:
             self._connections.remove(stream)
 

@@ -10,7 +10,7 @@ from trunkline.api.auth import Authenticator, Identity
 from trunkline.api.connections import Connections
 from trunkline.api.events import DRAINING, HEADERS, SLOW_READER, EventStream
 from trunkline.api.exchange import Exchange, Form, reason_of
-from trunkline.api.http import CLIENT_GONE, JSON, Headers, Request
+from trunkline.api.http import CLIENT_GONE, JSON, Request
 from trunkline.api.stream import Stream
 from trunkline.errors import Draining, SessionNotFound
 from trunkline.metrics import Metrics
@@ -119,12 +119,12 @@ class Streaming:
             return
         self._metrics.active_connections.inc()
         try:
-            sent: Headers = [*HEADERS, *headers, *request.cors]
-            await request.send({"type": "http.response.start", "status": 200, "headers": sent})
+            await request.begin(200, *HEADERS, *headers)
             stream.begin(greeting)
             if isinstance(stream, Stream) and stream.behind:
                 self._connections.catch_up(stream)
-            # A stream lives for hours, the head of its request need not.
+            # A stream lives for hours, what it began with need not.
+            del greeting, headers
             request.headers.clear()
             request.scope["headers"].clear()
             await stream.over
