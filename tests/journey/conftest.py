@@ -44,13 +44,16 @@ class Platform:
     async def worker(self, *servers: str, **changes: object) -> WorkerProcess:
         """Start a worker that hosts the builtin toolset and `servers`, and wait until it claims calls."""
         settings = self.settings.model_copy(update=changes)
-        process = WorkerProcess(settings, f"worker-{len(self._running)}", Catalog(gather(servers)))
+        process = WorkerProcess(
+            settings, f"worker-{len(self._running)}", Catalog(gather(servers), secret=settings.secret_key)
+        )
         await self._start(process, process.run())
         return process
 
     async def workshop(self, **changes: object) -> WorkerProcess:
-        """Start a worker that hosts the workshop, and switch it on for `demo`."""
-        await self.tenants.enable("demo", workshop.NAME)
+        """Start a worker that hosts the workshop, switched on for `demo`, which tells clients if done twice."""
+        if workshop.NAME not in {each.name for each in (await self.tenants.get("demo")).toolsets}:
+            await self.tenants.enable("demo", workshop.NAME)
         return await self.worker(workshop.PATH, **changes)
 
     async def _start(self, process: ApiProcess | WorkerProcess, running: Coroutine[None, None, None]) -> None:
