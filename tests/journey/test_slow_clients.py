@@ -167,3 +167,29 @@ async def test_a_client_that_leaves_is_forgotten_and_its_session_stays(platform:
     await eventually(gone)
     async with connect(api, key=platform.key, last_event_id=stream.last_id) as again:
         assert orjson.dumps(await again.call("echo", {"text": "still here"}))
+
+
+async def test_a_connection_on_which_nothing_is_asked_any_more_is_closed_in_the_end(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trunkline.api.run._KEEP_ALIVE", 0.1)
+    api = await platform.api()
+    async with raw(api) as (reader, writer), asyncio.timeout(PATIENCE):
+        for _ in range(2):
+            writer.write(head("GET", "/livez", platform.key))
+            assert b"200 OK" in await reader.readuntil(b"\r\n\r\n")
+        assert b"HTTP" not in await reader.read()  # up to the end of the connection
+
+
+async def test_requests_in_one_piece_are_answered_in_their_order(platform: Platform) -> None:
+    api = await platform.api()
+    await platform.worker()
+    async with connect(api, key=platform.key) as stream, raw(api) as (reader, writer), asyncio.timeout(PATIENCE):
+        await stream.initialize()
+        path = f"/t/demo/messages?session_id={stream.session}"
+        for body in (b'{"jsonrpc":"2.0","id":7,"method":"ping"}', b"{}", b"[", b"-"):
+            lines = ("content-type: application/json", f"content-length: {len(body)}")
+            writer.write(head("POST", path, platform.key, *lines) + body)
+        writer.write(head("GET", "/nowhere", platform.key, "connection: close"))
+        answers = (await reader.read()).split(b"HTTP/1.1 ")[1:]
+    assert [answer[:3] for answer in answers] == [b"202", b"400", b"400", b"400", b"404"]

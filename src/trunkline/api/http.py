@@ -6,12 +6,12 @@ import asyncio
 import math
 import re
 import typing
-from collections.abc import Awaitable, Callable, Container, MutableMapping
+from collections.abc import Awaitable, Callable, Container, MutableMapping, Sequence
 from typing import Any, cast
 from urllib.parse import parse_qs
 
 import orjson
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from trunkline.errors import (
     INVALID_REQUEST,
@@ -159,7 +159,8 @@ class Request:
         if not declared.isdigit() or int(declared) > most:
             raise BodyTooLarge(f"The body is larger than {most} bytes.")
         if self.whole:  # it came with the head, as small ones do
-            return _bounded((await self._part())["body"], most)
+            body = self.protocol.take_body(self.scope)
+            return _bounded((await self._part())["body"] if body is None else body, most)
         parts: list[bytes] = []
         size = 0
         try:
@@ -187,7 +188,9 @@ class Request:
 
     async def answer(self, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
         """Answer with a whole body."""
-        length = (b"content-length", str(len(body)).encode())
+        length = (b"content-length", b"%d" % len(body))
+        if self.protocol.answer(self.scope, status, (length, *headers, *self.cors), body):
+            return
         await self.send({"type": "http.response.start", "status": status, "headers": [length, *headers, *self.cors]})
         await self.send({"type": "http.response.body", "body": b"" if self.method == "HEAD" else body})
 
@@ -266,7 +269,7 @@ class Protocol(HttpToolsProtocol):
     """uvicorn's protocol, which also knows since when it waits for a head, and can stream without a task."""
 
     # Beside uvicorn's own attributes, whose dictionary would otherwise double for each connection.
-    __slots__ = ("body_since", "head_since", "held")
+    __slots__ = ("body_since", "head_since", "held", "idle_since")
 
     held: Held | None
     """The answer that takes its time: while it does, nothing else is answered on this connection."""
@@ -274,12 +277,14 @@ class Protocol(HttpToolsProtocol):
     """When the client began the head of a request, by the loop's clock; None while there is none under way."""
     body_since: float | None
     """When the client began the body of a request, answered or not; None while there is none under way."""
+    idle_since: float | None
+    """When the last answer was written; None while a request is under way, or before the first."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected."""
         super().connection_made(cast("asyncio.Transport", Corked(transport, self.loop)))
         self.held = None
-        self.head_since, self.body_since = self.loop.time(), None
+        self.head_since, self.body_since, self.idle_since = self.loop.time(), None, None
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has gone, or was hung up on."""
@@ -291,7 +296,7 @@ class Protocol(HttpToolsProtocol):
         """The first byte of a request is there."""
         super().on_message_begin()
         self.scope["extensions"] = {"trunkline.protocol": self}  # type: ignore[dict-item]
-        self.head_since = self.loop.time()
+        self.head_since, self.idle_since = self.loop.time(), None
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A field came; behind the body it is a trailer, and no header (RFC 9110, section 6.5.1)."""
@@ -311,6 +316,54 @@ class Protocol(HttpToolsProtocol):
         """A request is whole."""
         self.body_since = None
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """A request was answered; who looks after slow clients looks after idle ones, so no timer is needed."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self.idle_since = self.loop.time()
+
+    # What uvicorn's `receive` and `send` do, for the usual case that all is there and one write is enough.
+
+    def take_body(self, scope: Scope) -> bytes | None:
+        """The body of a request that has come whole; None where it takes `receive` to get it."""
+        cycle = self.cycle
+        if cycle.scope is not scope or cycle.waiting_for_100_continue or cycle.disconnected:
+            return None
+        body, cycle.body = bytes(cycle.body), bytearray()
+        return body
+
+    def answer(self, scope: Scope, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> bool:
+        """Write a whole answer at once; False, and nothing is written, where it takes `send` to do it right.
+
+        So for answers that are the last on their connection, that have no body whatever their length says, or whose
+        client does not keep up.
+        """
+        cycle = self.cycle
+        if (
+            cycle.scope is not scope
+            or not cycle.keep_alive
+            or cycle.disconnected
+            or cycle.response_started
+            or not self.keeps_up
+            or scope["method"] == "HEAD"
+        ):
+            return False
+        parts = [STATUS_LINE[status]]
+        for name, value in (*cycle.default_headers, *headers):
+            if name == b"connection":
+                return False
+            parts += (name, b": ", value, b"\r\n")
+        parts += (b"\r\n", body)
+        cycle.response_started = cycle.response_complete = True
+        self.transport.write(b"".join(parts))
+        cycle.on_response()
+        return True
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP, in JSON like every error."""

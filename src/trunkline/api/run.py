@@ -187,7 +187,6 @@ class ApiProcess:
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                timeout_keep_alive=_KEEP_ALIVE,
                 timeout_graceful_shutdown=int(settings.drain_timeout),
             )
         )
@@ -264,15 +263,18 @@ class ApiProcess:
         self.ready.set()
 
     async def _drop_slow_clients(self) -> None:
-        """Hang up on clients that take their time over a request, be it refused already."""
+        """Hang up on clients that take their time over a request, be it refused already, and on idle ones."""
         clock = asyncio.get_running_loop().time
         while True:
             await asyncio.sleep(1.0)
             head, body = clock() - self._settings.head_timeout, clock() - self._settings.body_timeout - 1.0
+            idle = clock() - _KEEP_ALIVE
             for protocol in list(self._server.server_state.connections):
-                if isinstance(protocol, Protocol) and (
-                    (protocol.head_since or math.inf) < head or (protocol.body_since or math.inf) < body
-                ):
+                if not isinstance(protocol, Protocol):
+                    continue
+                if (protocol.idle_since or math.inf) < idle:
+                    protocol.transport.close()
+                elif (protocol.head_since or math.inf) < head or (protocol.body_since or math.inf) < body:
                     protocol.transport.abort()
 
     async def _keep_fresh(self) -> None:
