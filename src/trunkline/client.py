@@ -82,7 +82,7 @@ class _Attempt:
         path = url.partition("?")[0].rstrip("/")
         self.origin = _origin(url)
         if not self.origin or not path.endswith(("/sse", "/mcp")):
-            raise UsageError(f"{url!r} is not a tenant's URL: it looks like http://127.0.0.1:8000/t/demo/sse.")
+            raise UsageError(f"{url!r} is not a tenant's URL: it looks like http://127.0.0.1:8000/t/demo/mcp.")
         if key is not None and not (key.isascii() and key.isprintable() and " " not in key):
             raise UsageError("The API key contains characters that no key has; copy it again.")
         self.url = url

@@ -14,6 +14,8 @@ from mcp.client.sse import sse_client
 from tests.acceptance.test_dev import Dev, ready
 from tests.stores import open_directory
 
+from trunkline.dev.snippets import Address, client_snippets
+
 
 @pytest.fixture(scope="module")
 def dev() -> Iterator[Dev]:
@@ -57,13 +59,15 @@ async def test_what_a_tool_refuses_reaches_the_sdk_as_the_specification_says(dev
         assert (await session.call_tool("add", {"a": 3, "b": 5})).content[0].text == "8"
 
 
-def test_trunkline_call_prints_the_answer_and_ends_with_0(dev: Dev) -> None:
-    done = trunkline_call(dev.json["sse_url"], "add", '{"a":3,"b":5}', key=dev.json["api_key"])
+@pytest.mark.parametrize("url", ["sse_url", "mcp_url"])
+def test_trunkline_call_prints_the_answer_and_ends_with_0(dev: Dev, url: str) -> None:
+    done = trunkline_call(dev.json[url], "add", '{"a":3,"b":5}', key=dev.json["api_key"])
     assert (done.returncode, done.stdout, done.stderr) == (0, "8\n", "")
 
 
-def test_trunkline_call_with_a_wrong_key_says_so_and_ends_with_1(dev: Dev) -> None:
-    done = trunkline_call(dev.json["sse_url"], "add", '{"a":3,"b":5}', key=dev.json["api_key"][:-6] + "AAAAAA")
+@pytest.mark.parametrize("url", ["sse_url", "mcp_url"])
+def test_trunkline_call_with_a_wrong_key_says_so_and_ends_with_1(dev: Dev, url: str) -> None:
+    done = trunkline_call(dev.json[url], "add", '{"a":3,"b":5}', key=dev.json["api_key"][:-6] + "AAAAAA")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("The server refused the API key: ")
     assert done.stderr.count("\n") == 1
@@ -81,6 +85,20 @@ def test_trunkline_call_of_a_tool_that_fails_prints_its_words_to_standard_error_
     assert (done.returncode, done.stdout) == (1, "")
     assert "b" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("client", ["Python", "curl"])
+def test_what_is_printed_for_programs_does_what_it_says(dev: Dev, client: str) -> None:
+    if not shutil.which("curl"):
+        pytest.skip("curl is not installed")
+    known = dev.json
+    address = Address(known["url"], known["mcp_url"], known["sse_url"], known["api_key"])
+    text = next(text for title, text in client_snippets(address).items() if title.startswith(client))
+    command = [sys.executable, "-c", text] if client == "Python" else ["sh", "-c", f"{text} --silent"]
+    env = os.environ | {"TRUNKLINE_API_KEY": known["api_key"]}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=True)
+    assert "8" in done.stdout
+    assert done.stderr == ""
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")

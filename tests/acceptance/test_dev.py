@@ -116,6 +116,7 @@ def gone(processes: list[psutil.Process], seconds: float = 20) -> bool:
 def test_it_prints_where_it_is_how_to_call_it_and_nothing_that_is_not_true(dev: Dev) -> None:
     known = dev.json
     assert f"Trunkline is ready at {known['url']}" in dev.out
+    assert f"MCP URL  {known['mcp_url']}" in dev.out
     assert f"SSE URL  {known['sse_url']}" in dev.out
     assert f"API key  {known['api_key']}" in dev.out
     assert str(dev.directory / "data" / "dev.json") in dev.out

@@ -177,7 +177,7 @@ def _announce(platform: _Platform, key: str) -> None:
         "env": dict(platform.env),
     }
     platform.data.write_private("dev.json", document)
-    address = Address(platform.settings.public_url, f"{base}/sse", key)
+    address = Address(platform.settings.public_url, f"{base}/mcp", f"{base}/sse", key)
     sys.stdout.write("\n" + describe(address, platform.data.path / "dev.json"))
     sys.stdout.flush()
 

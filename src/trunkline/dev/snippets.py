@@ -21,18 +21,21 @@ class Address:
     """Where a tenant is reached, and with what."""
 
     url: str
+    mcp_url: str
+    """Streamable HTTP."""
     sse_url: str
+    """HTTP+SSE, for clients that know no other."""
     api_key: str
 
 
 def describe(address: Address, dev_json: Path) -> str:
     """The whole text, ready to print."""
-    first_call = f"""{_command()} call {address.sse_url} add '{{"a": 3, "b": 5}}'"""
+    first_call = f"""{_command()} call {address.mcp_url} add '{{"a": 3, "b": 5}}'"""
     parts = [f"{title}:\n\n{_indented(text)}" for title, text in client_snippets(address).items()]
     # Last, where the eye is: the rest has scrolled away.
     parts += [
         f"Trunkline is ready at {address.url}",
-        f"  SSE URL  {address.sse_url}\n  API key  {address.api_key}",
+        f"  MCP URL  {address.mcp_url}\n  SSE URL  {address.sse_url}\n  API key  {address.api_key}",
         f"Call a tool:\n\n  export TRUNKLINE_API_KEY={address.api_key}\n  {first_call}",
         f"All of this for programs: {dev_json}\nCtrl-C stops everything; the data stays for the next start.",
     ]
@@ -41,49 +44,60 @@ def describe(address: Address, dev_json: Path) -> str:
 
 def client_snippets(address: Address) -> dict[str, str]:
     """What to run, write or paste, by client. Those for a shell take the key from TRUNKLINE_API_KEY."""
-    bearer = f"Bearer {address.api_key}"
+    url, bearer = address.mcp_url, f"Bearer {address.api_key}"
     headers = {"Authorization": bearer}
     desktop = {
         "command": "npx",
-        "args": ["-y", "mcp-remote", address.sse_url, "--transport", "sse-only", "--header", "Authorization:${AUTH}"],
+        "args": ["-y", "mcp-remote", url, "--transport", "http-only", "--header", "Authorization:${AUTH}"],
         "env": {"AUTH": bearer},
     }
     vs_code = {
         "inputs": [{"type": "promptString", "id": "key", "description": "Trunkline API key", "password": True}],
-        "servers": {
-            _NAME: {"type": "sse", "url": address.sse_url, "headers": {"Authorization": "Bearer ${input:key}"}}
-        },
+        "servers": {_NAME: {"type": "http", "url": url, "headers": {"Authorization": "Bearer ${input:key}"}}},
     }
     return {
-        "curl (opens the stream, ends with Ctrl-C)": (
-            f'curl -N -H "Authorization: Bearer $TRUNKLINE_API_KEY" {address.sse_url}'
-        ),
+        "curl (one stateless request)": _CURL.format(url=url),
         "Claude Code": (
-            f"claude mcp add --transport sse {_NAME} {address.sse_url} "
-            '--header "Authorization: Bearer $TRUNKLINE_API_KEY"'
+            f'claude mcp add --transport http {_NAME} {url} --header "Authorization: Bearer $TRUNKLINE_API_KEY"'
         ),
-        "Cursor, ~/.cursor/mcp.json": json.dumps(
-            {"mcpServers": {_NAME: {"url": address.sse_url, "headers": headers}}}
-        ),
+        "Cursor, ~/.cursor/mcp.json": json.dumps({"mcpServers": {_NAME: {"url": url, "headers": headers}}}),
         "VS Code, .vscode/mcp.json (asks for the key)": json.dumps(vs_code),
         "Windsurf, ~/.codeium/windsurf/mcp_config.json": json.dumps(
-            {"mcpServers": {_NAME: {"serverUrl": address.sse_url, "headers": headers}}}
+            {"mcpServers": {_NAME: {"serverUrl": url, "headers": headers}}}
+        ),
+        "Codex, ~/.codex/config.toml": (
+            f'[mcp_servers.{_NAME}]\nurl = "{url}"\nbearer_token_env_var = "TRUNKLINE_API_KEY"'
         ),
         "Claude Desktop, claude_desktop_config.json (needs Node.js)": json.dumps({"mcpServers": {_NAME: desktop}}),
-        "Python (pip install mcp)": _PYTHON.format(url=address.sse_url),
+        "Inspector (needs Node.js)": (
+            f"npx @modelcontextprotocol/inspector --cli {url} --transport http "
+            '--header "Authorization: Bearer $TRUNKLINE_API_KEY" --method tools/list'
+        ),
+        "Python (pip install mcp)": _PYTHON.format(url=url),
     }
 
+
+_CURL = """\
+curl {url} \\
+  -H "Authorization: Bearer $TRUNKLINE_API_KEY" -H "Content-Type: application/json" -H "Accept: application/json" \\
+  -H "MCP-Protocol-Version: 2026-07-28" -H "Mcp-Method: tools/call" -H "Mcp-Name: add" \\
+  -d '{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"add","arguments":{{"a":3,"b":5}},
+       "_meta":{{"io.modelcontextprotocol/protocolVersion":"2026-07-28",
+                "io.modelcontextprotocol/clientCapabilities":{{}}}}}}}}'"""
 
 _PYTHON = """\
 import asyncio, os
-from mcp import ClientSession
-from mcp.client.sse import sse_client
+from httpx2 import AsyncClient
+from mcp import Client
+from mcp.client.streamable_http import streamable_http_client
 
 async def main():
     headers = {{"Authorization": "Bearer " + os.environ["TRUNKLINE_API_KEY"]}}
-    async with sse_client("{url}", headers=headers) as streams, ClientSession(*streams) as session:
-        await session.initialize()
-        print((await session.call_tool("add", {{"a": 3, "b": 5}})).content[0].text)
+    async with (
+        AsyncClient(headers=headers, timeout=60) as http,
+        Client(streamable_http_client("{url}", http_client=http)) as client,
+    ):
+        print((await client.call_tool("add", {{"a": 3, "b": 5}})).content[0].text)
 
 asyncio.run(main())"""
 
