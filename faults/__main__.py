@@ -16,10 +16,12 @@ import shutil
 import sys
 import tempfile
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
 import faults
 from faults import report
+from faults.ledger import TRANSPORTS, Transport
 from faults.pods import ScenarioError
 from faults.scenarios import Outcome, carry_out, registered
 from trunkline.errors import TrunklineError
@@ -44,7 +46,7 @@ def main() -> int:
     not_done: dict[str, str] = {}
     for name in options.names or registered:
         try:
-            outcomes.append(_carry_out(name, seed, full=options.full))
+            outcomes.append(_carry_out(name, seed, options.transport or TRANSPORTS, full=options.full))
             print(outcomes[-1], flush=True)
         except (ScenarioError, TrunklineError) as error:
             not_done[name] = str(error)
@@ -63,13 +65,13 @@ def main() -> int:
     return 1 if failed or not_done else 0
 
 
-def _carry_out(name: str, seed: int, *, full: bool) -> Outcome:
+def _carry_out(name: str, seed: int, transports: Sequence[Transport], *, full: bool) -> Outcome:
     chosen = registered[name]
     directory = Path(tempfile.mkdtemp(prefix=f"tl-{name}-"))
     directory.chmod(0o711)
     print(f"{name}: logs are in {directory}, until it has held", file=sys.stderr, flush=True)
     size = chosen.full if full else chosen.small
-    outcome = asyncio.run(carry_out(chosen, size, seed, directory))
+    outcome = asyncio.run(carry_out(chosen, size, seed, directory, transports=transports))
     if not outcome.failed:
         shutil.rmtree(directory)
     return outcome
@@ -89,6 +91,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--full", action="store_true", help="the full sizes: hours, where the small ones take minutes"
     )
+    parser.add_argument(
+        "--transport", action="append", choices=TRANSPORTS, help="what the clients speak; given several times or not "
+        "at all they are divided: HTTP+SSE, streamable HTTP with sessions, and the stateless revision",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, help="of everything that happens by chance; printed, so it can be given")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="where to write the table")
     return parser.parse_args()

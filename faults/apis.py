@@ -55,6 +55,9 @@ async def api_killed(rig: Rig, size: Size) -> Figures:
             )
             await rig.restart(pod)
     seconds = sorted(resume.seconds for resume in rig.ledger.resumes)
+    lost_calls = [
+        call for call in rig.ledger.accepted if call.transport != "modern" and call.outcome != "result"
+    ]  # what is stateless ends with its connection
     share = sum(each <= _SOON for each in seconds) / max(len(seconds), 1)
     return Figures(
         f"An API pod was killed {size.rounds} times, with {min(held)} to {max(held)} live streams.",
@@ -62,11 +65,13 @@ async def api_killed(rig: Rig, size: Size) -> Figures:
             "calls": len(rig.ledger.tool_calls),
             "outcomes": dict(rig.ledger.outcomes()),
             "streams resumed": len(seconds),
+            "answers read on elsewhere": len(rig.ledger.continued),
             "slowest": f"{seconds[-1]:.2f} s",
         },
         (
             Finding(f"resumed within {_SOON:.0f} s", share >= _NEARLY_ALL, f"{share:.1%}"),
             Finding("sessions ended", not rig.ledger.ends, str(dict(rig.ledger.ends) or 0)),
+            Finding("accepted in a session, and no result", not lost_calls, str(len(lost_calls))),
         ),
     )
 

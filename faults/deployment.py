@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import random
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,9 +15,10 @@ from typing import TYPE_CHECKING
 from faults import EFFECTS_VARIABLE, SERVER, TOOLSET, effects, front
 from faults.client import Client
 from faults.effects import Effects
-from faults.ledger import Ledger
+from faults.ledger import TRANSPORTS, Ledger, Transport
 from faults.pods import Pod, ScenarioError, end_all, start
 from faults.stores import OwnStore, own_stores
+from faults.transports import CLIENTS
 from faults.wire import Pool
 from trunkline.db import Database, migrate
 from trunkline.dev.process import free_port
@@ -57,6 +59,8 @@ class Rig:
     pods: list[Pod] = field(default_factory=list)
     """All that were ever started."""
     accounts: dict[str, Account] = field(default_factory=dict)
+    transports: Sequence[Transport] = TRANSPORTS
+    """What clients speak, one after the other."""
     ledger: Ledger = field(default_factory=Ledger)
     """Books of all clients."""
     clients: list[Client] = field(default_factory=list)
@@ -72,10 +76,12 @@ class Rig:
     """Descriptors and bytes of each pod by its pid, when `remember` was called."""
     stack: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
     """Ended, last first, when the scenario has."""
+    _turns: Iterator[Transport] = field(init=False)
     _places: dict[str, list[Pod]] = field(default_factory=lambda: {"api": [], "worker": []})
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
+        self._turns = itertools.cycle(self.transports)
 
     # What it is made of.
 
@@ -188,16 +194,22 @@ class Rig:
         self.accounts[slug] = Account(slug, tenant.id, key)
         return self.accounts[slug]
 
-    async def client(self, slug: str = "demo", urls: list[str] | None = None, stall: float = 40.0) -> Client:
-        """A client with an open, initialized session, whose books are the rig's.
+    async def client(
+        self,
+        slug: str = "demo",
+        urls: list[str] | None = None,
+        stall: float = 40.0,
+        transport: Transport | None = None,
+    ) -> Client:
+        """A client that is ready to call, whose books are the rig's.
 
-        By default it uses all API pods (and nginx), beginning with one by chance.
+        By default it uses all API pods (and nginx), beginning with one by chance, and speaks what is next in turn.
         """
         chosen = list(urls or self.urls)
         if urls is None:
             self.random.shuffle(chosen)
         chance = random.Random(self.random.random())
-        client = Client(
+        client = CLIENTS[transport or next(self._turns)](
             self.ledger, self.accounts[slug], chosen, chance, self.pool,
             call_timeout=self.settings.call_timeout, uncertain=frozenset({self.front} - {""}), stall=stall,
         )  # fmt: skip
@@ -211,11 +223,11 @@ class Rig:
         """So many clients, opened thirty at a time."""
         turns = asyncio.Semaphore(30)
 
-        async def one() -> Client:
+        async def one(transport: Transport) -> Client:
             async with turns:
-                return await self.client(slug, urls, stall)
+                return await self.client(slug, urls, stall, transport)
 
-        return await asyncio.gather(*(one() for _ in range(count)))
+        return await asyncio.gather(*(one(next(self._turns)) for _ in range(count)))
 
     # What lies between.
 
@@ -253,13 +265,16 @@ class Rig:
 
 
 @contextlib.asynccontextmanager
-async def rigged(directory: Path, seed: int, shared: Settings | None = None) -> AsyncIterator[Rig]:
+async def rigged(
+    directory: Path, seed: int, shared: Settings | None = None, transports: Sequence[Transport] = TRANSPORTS
+) -> AsyncIterator[Rig]:
     """A rig, until the end of the block; on stores of its own, or on those that `shared` names.
 
     Args:
         directory: An empty one that every user may pass through.
         seed: Of everything that happens by chance.
         shared: Settings with a migrated database and a Redis prefix that are this rig's alone.
+        transports: What its clients speak, in turn.
     """
     async with contextlib.AsyncExitStack() as stack:
         postgres = redis = None
@@ -276,7 +291,7 @@ async def rigged(directory: Path, seed: int, shared: Settings | None = None) -> 
                 public_url="http://127.0.0.1:8000",
             )
         service = await stack.enter_async_context(effects.running(directory))
-        rig = Rig(directory, seed, shared, service, postgres, redis)
+        rig = Rig(directory, seed, shared, service, postgres, redis, transports=transports)
         rig.database = Database(shared.database_url, process="faults")
         stack.push_async_callback(rig.database.aclose)
         rig.redis = await Redis.connect(shared, "faults")

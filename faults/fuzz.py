@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from sqlalchemy import text
 
 from faults import oracles
+from faults.client import Client
 from faults.deployment import Account, Rig
 from faults.fuzz_bodies import OK
 from faults.fuzz_case import CLOSED, Case, World
@@ -308,15 +309,16 @@ async def fuzz(rig: Rig, size: int) -> Figures:
     books = Books()
     wrong = ""
     async with world(rig, books) as made:
-        beside = await rig.client("foreign")
-        calling = asyncio.create_task(_call_on(beside.call))
+        over = asyncio.Event()
+        beside = await rig.many_clients(len(rig.transports), "foreign")
+        calling = asyncio.gather(*(_call_on(client, over) for client in beside))
         try:
             await asyncio.to_thread(Fuzz([pod.url for pod in rig.apis], made, books).run, size, rig.seed)
         except Violation as violation:
             wrong = str(violation)
         await _until_empty(books.missing, rig.settings.call_timeout + 15)
-        calling.cancel()
-        await asyncio.gather(calling, return_exceptions=True)
+        over.set()
+        await calling
         await rig.hang_up()
     return Figures(
         f"{sum(books.statuses.values()):,} requests, most of them wrong in one way or several.",
@@ -327,9 +329,9 @@ async def fuzz(rig: Rig, size: int) -> Figures:
 
 async def _findings(rig: Rig, books: Books) -> list[Finding]:
     ordinary = rig.ledger.tool_calls
-    failed = [call.outcome for call in ordinary[:-1] if call.outcome != "result"]
+    failed = [call.outcome for call in ordinary if call.outcome != "result"]
     errors = [status for status in books.statuses if status.startswith("5")]
-    rows = await _audit_rows(rig, books.tool_calls + len(ordinary) - 1)
+    rows = await _audit_rows(rig, books.tool_calls + len(ordinary))
     left = await oracles.pending(rig)
     unwell = _unwell(rig)
     return [
@@ -361,9 +363,9 @@ async def _audit_rows(rig: Rig, wanted: int) -> int:
     return found - wanted
 
 
-async def _call_on(call: Callable[..., Any]) -> None:
-    while True:
-        await call("echo")
+async def _call_on(client: Client, over: asyncio.Event) -> None:
+    while not over.is_set():
+        await client.call("echo")
         await asyncio.sleep(0.05)
 
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Fate = Literal["sent", "accepted", "refused", "unknown"]
 """What became of the POST. `refused`: certainly not accepted. `unknown`: the connection broke without a response."""
+Transport = Literal["sse", "http", "modern"]
+"""HTTP+SSE (2024-11-05); streamable HTTP with sessions (2025-03-26 to 2025-11-25); stateless (2026-07-28)."""
+TRANSPORTS: tuple[Transport, ...] = ("sse", "http", "modern")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +27,8 @@ class Answer:
     """JSON-RPC error code; 0 for a result."""
     outcome: str = ""
     """`data.outcome` of an error: unknown, parked, not_started."""
+    asks: Mapping[str, Any] | None = None
+    """The result where it is none yet, but asks the client first (2026-07-28: `input_required`)."""
 
     @classmethod
     def of(cls, message: dict[str, Any]) -> Answer:
@@ -33,12 +39,18 @@ class Answer:
             outcome = str(data.get("outcome", "")) if isinstance(data, dict) else ""
             return cls(now, str(error.get("message", "")), int(error.get("code", -1)), outcome)
         result = message.get("result")
-        parts = result.get("content", ()) if isinstance(result, dict) else ()
+        if not isinstance(result, dict):
+            return cls(now, "")
+        if result.get("resultType") == "input_required":
+            return cls(now, "", asks=result)
+        parts = result.get("content", ())
         return cls(now, "".join(part.get("text", "") for part in parts))
 
     @property
     def kind(self) -> str:
-        """`result`, the outcome that an error tells, or `error <code>`."""
+        """`result`, `asks`, the outcome that an error tells, or `error <code>`."""
+        if self.asks is not None:
+            return "asks"
         return self.outcome or (f"error {self.code}" if self.code else "result")
 
 
@@ -46,8 +58,8 @@ class Answer:
 class Call:
     """One request of a client."""
 
-    number: int
-    """The JSON-RPC id; every session counts from 0."""
+    number: int | str
+    """The JSON-RPC id; every session counts from 0. Stateless ones are text that no other client has."""
     token: str
     """Unique among all calls; in the arguments and so in a tool's text."""
     method: str
@@ -61,9 +73,12 @@ class Call:
     accepted_at: float = 0.0
     answers: list[Answer] = field(default_factory=list)
     ended: str = ""
-    """Why its session ended before an answer came; empty where it did not."""
+    """Why no answer can come any more: its session ended, or its stream, which cannot be resumed; empty otherwise."""
     done: asyncio.Event = field(default_factory=asyncio.Event)
     """Set with the first answer, or when none will come."""
+    known: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when it is known what became of the POST."""
+    transport: Transport = "sse"
 
     @property
     def answer(self) -> Answer | None:
@@ -106,6 +121,11 @@ class Ledger:
     refusals: Counter[str] = field(default_factory=Counter)
     """Responses that refused, by `GET 503` and the like; `refused` where nobody listened."""
     resumes: list[Resume] = field(default_factory=list)
+    """Of the streams that clients keep."""
+    continued: list[Resume] = field(default_factory=list)
+    """Of the streams that answer one POST."""
+    replies: Counter[str] = field(default_factory=Counter)
+    """Responses to requests of tools, by method and what became of the POST."""
     ends: Counter[str] = field(default_factory=Counter)
     """Sessions that ended explicitly, by reason."""
     sessions: int = 0
@@ -124,3 +144,12 @@ class Ledger:
     def outcomes(self) -> Counter[str]:
         """How the calls of tools ended, in one word each."""
         return Counter(call.outcome for call in self.tool_calls)
+
+    def by_transport(self) -> dict[Transport, dict[str, int]]:
+        """The same for each transport that was used."""
+        found: dict[Transport, dict[str, int]] = {}
+        for transport in TRANSPORTS:
+            outcomes = Counter(call.outcome for call in self.tool_calls if call.transport == transport)
+            if outcomes:
+                found[transport] = dict(outcomes)
+        return found

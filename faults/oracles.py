@@ -13,7 +13,7 @@ from sqlalchemy import text
 from faults.client import LATE
 from faults.deployment import Rig
 from faults.effects import BEGUN, EFFECT
-from faults.ledger import Ledger
+from faults.ledger import Call, Ledger
 
 ONCE = ("once", "hog", "leave")
 """The tools that may not be repeated."""
@@ -90,10 +90,8 @@ def _effects(rig: Rig) -> Finding:
 
 async def _audit(rig: Rig) -> Finding:
     """One row for each accepted call of a tool, none for any that was refused; waits until they are written."""
-    wanted = Counter(_key(call.session, call.number) for call in rig.ledger.tool_calls if call.fate == "accepted")
-    allowed = wanted | Counter(
-        _key(each.session, each.number) for each in rig.ledger.tool_calls if each.fate == "unknown"
-    )
+    wanted = Counter(_key(call) for call in rig.ledger.tool_calls if call.fate == "accepted")
+    allowed = wanted | Counter(_key(each) for each in rig.ledger.tool_calls if each.fate == "unknown")
     end = time.monotonic() + _WRITTEN
     while True:
         rows = await _audited(rig)
@@ -105,14 +103,16 @@ async def _audit(rig: Rig) -> Finding:
     return Finding("one audit row per call", not missing and not surplus, figure)
 
 
-def _key(session: str, number: int) -> str:
-    return f"{session} {number}"
+def _key(call: Call) -> str:
+    """How a call is found again: in its session, or by an id that no other has."""
+    return f'"{call.number}"' if isinstance(call.number, str) else f"{call.session} {call.number}"
 
 
 async def _audited(rig: Rig) -> Counter[str]:
     statement = text("SELECT session_id, request_id FROM audit_events WHERE action = 'tools/call'")
     async with rig.database.transaction() as transaction:
-        return Counter(f"{row.session_id} {row.request_id}" for row in await transaction.execute(statement))
+        rows = (await transaction.execute(statement)).all()
+    return Counter(number if number.startswith('"') else f"{session} {number}" for session, number in rows)
 
 
 async def _quiet(rig: Rig) -> Finding:

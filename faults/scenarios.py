@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from faults import oracles
 from faults.deployment import Rig, rigged
+from faults.ledger import TRANSPORTS, Transport
 from faults.oracles import Finding
+from faults.pods import ScenarioError
 from trunkline.settings import Settings
 
 Size = TypeVar("Size")
@@ -43,6 +45,8 @@ class Scenario(Generic[Size]):
     """Whether it takes stores away and so needs its own."""
     deploys: bool
     """Whether it works with a rig's pods; if not, no oracle but its own findings is consulted."""
+    transports: Sequence[Transport]
+    """Over which of them it makes sense; its clients are divided among them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +88,12 @@ def scenario(
     full: Size,
     needs_stores: bool = False,
     deploys: bool = True,
+    transports: Sequence[Transport] = ("sse",),
 ) -> Callable[[Callable[[Rig, Size], Awaitable[Figures]]], Scenario[Size]]:
     """Register the function below as a scenario."""
 
     def register(run: Callable[[Rig, Size], Awaitable[Figures]]) -> Scenario[Size]:
-        made = Scenario(name, title, must_hold, small, full, run, needs_stores, deploys)
+        made = Scenario(name, title, must_hold, small, full, run, needs_stores, deploys, transports)
         registered[name] = made
         return made
 
@@ -96,7 +101,12 @@ def scenario(
 
 
 async def carry_out(
-    chosen: Scenario[Size], size: Size, seed: int, directory: Path, shared: Settings | None = None
+    chosen: Scenario[Size],
+    size: Size,
+    seed: int,
+    directory: Path,
+    shared: Settings | None = None,
+    transports: Sequence[Transport] = TRANSPORTS,
 ) -> Outcome:
     """Run one scenario on a rig of its own and consult the oracles.
 
@@ -106,11 +116,25 @@ async def carry_out(
         seed: Of everything that happens by chance.
         directory: Where logs and data go, empty and passable by every user.
         shared: Settings with a database and a Redis prefix of the rig's own, for scenarios that leave stores alone.
+        transports: What its clients speak, of those over which the scenario makes sense.
+
+    Raises:
+        ScenarioError: it makes sense over none of them.
     """
+    spoken = [each for each in chosen.transports if each in transports]
+    if not spoken:
+        raise ScenarioError(f"It is for {' and '.join(chosen.transports)}.")
     began = time.monotonic()
-    async with rigged(directory, seed, None if chosen.needs_stores else shared) as rig:
+    async with rigged(directory, seed, None if chosen.needs_stores else shared, spoken) as rig:
         figures = await chosen.run(rig, size)
+        figures = replace(figures, counts={**figures.counts, **_by_transport(rig)})
         done = time.monotonic()
         findings = [*figures.findings, *(await oracles.consult(rig) if chosen.deploys else ())]
         ended = time.monotonic()
     return Outcome(chosen, seed, figures, findings, ended - began, ended - done)
+
+
+def _by_transport(rig: Rig) -> Mapping[str, object]:
+    found = rig.ledger.by_transport()
+    told = (f"{name} {', '.join(f'{kind} {count}' for kind, count in each.items())}" for name, each in found.items())
+    return {"by transport": "; ".join(told)} if found else {}

@@ -106,11 +106,12 @@ class Steps:
     full=Steps(deaths=100, at_once=4),
 )
 async def steps(rig: Rig, size: Steps) -> Figures:
-    rig.configure(lanes=2)
+    # A stateless POST tells that it was accepted when the answer is there, or when a stream must be kept alive.
+    rig.configure(lanes=2, keepalive_interval=1.0)
     await rig.start(apis=2, workers=0)
     workers = rig.stack.enter_context(nursery(rig))
     (living,) = await workers.bear(None)
-    clients = await rig.many_clients(4)
+    clients = await rig.many_clients(6)
     rig.remember()
     for begun in range(0, size.deaths, size.at_once):
         await workers.stop(living)
@@ -144,7 +145,8 @@ async def _die_once_each(rig: Rig, workers: Nursery, clients: list[Client], time
     for tool, expected in EXPECTED.items():
         doomed = await workers.bear(*(step for step in expected for _ in range(times)))
         await _slots(rig, len(doomed))
-        calls = [await clients[number % len(clients)].send(tool) for number in range(len(doomed))]
+        calls = [await clients[number % len(clients)].start(tool) for number in range(len(doomed))]
+        await asyncio.gather(*(call.known.wait() for call in calls))
         if any(call.fate != "accepted" for call in calls):
             raise ScenarioError("A call was not accepted.")
         await workers.gone(doomed)
@@ -201,12 +203,12 @@ class Stop:
 )
 async def stopped(rig: Rig, size: Stop) -> Figures:
     await rig.start(apis=2, workers=2)
-    clients = await rig.many_clients(8)
+    clients = await rig.many_clients(9)
     rig.remember()
     standing = rig.workers[0]
     tools = ["once", "repeatable"] * len(clients)
     rig.random.shuffle(tools)  # else the order in which workers claim would give each one kind
-    held = [await client.send(tool, ms=1_500) for client, tool in zip(clients * 2, tools, strict=True)]
+    held = [await client.start(tool, ms=1_500) for client, tool in zip(clients * 2, tools, strict=True)]
     await asyncio.gather(*(rig.effects.seen(call.token) for call in held))
     standing.signal(SIGSTOP)
     at = asyncio.get_running_loop().time()
@@ -286,13 +288,13 @@ class Hog:
 async def hogged(rig: Rig, size: Hog) -> Figures:
     await rig.start(apis=2, workers=2)
     await rig.tenant("other")
-    clients = await rig.many_clients(2)
+    client = rig.random.choice(await rig.many_clients(3))
     others = await rig.many_clients(4, "other")
     rig.remember()
-    hogs = [await clients[0].send("hog", seconds=size.seconds)]
+    hogs = [await client.start("hog", seconds=size.seconds)]
     await rig.effects.seen(hogs[0].token)
     beside = await share(others, 40, lambda _: ("once", {"ms": 20}))
-    await asyncio.gather(*(clients[0].settled(call) for call in hogs))
+    await asyncio.gather(*(client.settled(call) for call in hogs))
     begun = rig.effects.counts(BEGUN)
     return Figures(
         f"a tool held the event loop of one of two workers for {size.seconds:.0f} s, {len(beside)} calls beside it",
@@ -321,7 +323,7 @@ class Leave:
 async def left(rig: Rig, size: Leave) -> Figures:
     await rig.start(apis=2, workers=3)
     await rig.tenant("other")
-    (client,) = await rig.many_clients(1)
+    clients = await rig.many_clients(3)
     others = await rig.many_clients(4, "other")
     rig.remember()
     over = asyncio.Event()
@@ -334,11 +336,14 @@ async def left(rig: Rig, size: Leave) -> Figures:
     async with supervised(rig) as restarts, asyncio.TaskGroup() as group:
         for other in others:
             group.create_task(call_on(other, 50))
-        leaving = [await asyncio.gather(*(client.call(tool) for tool in LEAVING)) for _ in range(size.calls)]
+        leaving = [
+            await asyncio.gather(*(rig.random.choice(clients).call(tool) for tool in LEAVING))
+            for _ in range(size.calls)
+        ]
         # They run longer than the one beside them needs to end the worker, and some of so many meet it each time.
         for other in others * 8:
             group.create_task(call_on(other, 2_000))
-        leaving += [[await client.call("leave_later", seconds=1.0)] for _ in range(size.calls)]
+        leaving += [[await rig.random.choice(clients).call("leave_later", seconds=1.0)] for _ in range(size.calls)]
         over.set()
     by_tool: defaultdict[str, list[Call]] = defaultdict(list)
     for call in itertools.chain.from_iterable(leaving):

@@ -13,6 +13,7 @@ import orjson
 import pytest
 from faults import oracles
 from faults.client import Client
+from faults.client_sse import SseClient
 from faults.ledger import Ledger
 from faults.pods import until
 from faults.wire import Pool
@@ -98,7 +99,7 @@ def result(message: dict[str, Any], **changes: object) -> dict[str, object]:
 
 
 @asynccontextmanager
-async def calling(*posts: Post) -> AsyncIterator[tuple[Client, list[Liar]]]:
+async def calling(*posts: Post) -> AsyncIterator[tuple[SseClient, list[Liar]]]:
     """A client of as many pods, of which each does one of these things."""
     liars = [Liar(post) for post in posts]
     servers = [await asyncio.start_server(liar.serve, "127.0.0.1", 0) for liar in liars]
@@ -107,7 +108,7 @@ async def calling(*posts: Post) -> AsyncIterator[tuple[Client, list[Liar]]]:
     pool = Pool()
     account = SimpleNamespace(slug="x", key="k")
     urls = [liar.url for liar in liars]
-    client = Client(Ledger(), account, urls, random.Random(1), pool, call_timeout=-14.5)
+    client = SseClient(Ledger(), account, urls, random.Random(1), pool, call_timeout=-14.5)
     await client.open()
     try:
         yield client, liars
@@ -230,7 +231,7 @@ async def test_a_lost_stream_is_resumed_from_the_last_event() -> None:
     async with calling(lose_and_answer) as (client, (liar,)):
         await client.call("once")
         await until(lambda: client.ledger.resumes, 5)
-        assert liar.resumed_from == [f"{SESSION}.{client.offset}"]
+        assert liar.resumed_from == [f"{SESSION}.{client.cursor.offset}"]
         assert not broken(client)
 
 
