@@ -67,6 +67,8 @@ class Client(Roaming, ABC):
         self.notifications: list[dict[str, Any]] = []
         self.answering: Callable[[Question, Call | None], Mapping[str, Any]] = _decline
         """What a tool's request is answered with, as a JSON-RPC result; with the call it belongs to, where known."""
+        self.thinks = 0.0
+        """Seconds that such an answer takes at most."""
         self.ready = asyncio.Event()
         """Set while calls can be made."""
         self._pool = pool
@@ -312,7 +314,8 @@ class Client(Roaming, ABC):
 
     async def _reply(self, question: Question, call: Call | None) -> None:
         """Answer a tool's request; should the connection break, again: a second answer does no harm."""
-        body = orjson.dumps({"jsonrpc": "2.0", "id": question["id"], "result": self.answering(question, call)})
+        result = await self._think(question, call)
+        body = orjson.dumps({"jsonrpc": "2.0", "id": question["id"], "result": result})
         session = call.session if call is not None else self.session
         reply = Call(-1, "", "response", "", self._account.slug, session, time.monotonic())
         await self._post(reply, body)
@@ -321,6 +324,11 @@ class Client(Roaming, ABC):
             reply.fate = "sent"
             await self._post(reply, body)
         self.ledger.replies[f"{question['method']} {reply.status}"] += 1
+
+    async def _think(self, question: Question, call: Call | None) -> Mapping[str, Any]:
+        result = self.answering(question, call)  # at once: what comes next may depend on what came before
+        await asyncio.sleep(self._chance.uniform(0, self.thinks))
+        return result
 
     def _end_call(self, call: Call, reason: str) -> None:
         call.ended = reason

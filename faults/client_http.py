@@ -143,6 +143,8 @@ class HttpClient(Client):
     def _begin(self, stream: EventStream) -> bool:
         cursor = self.cursor
         stream.listen(lambda event: self._heard_aside(cursor, event))
+        if not self.session:
+            stream.close()  # it has ended meanwhile
         return bool(cursor.last_id)
 
     def _heard_aside(self, cursor: Cursor, event: Event) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from faults.client import CAPABILITIES, INFO, Client
+from faults.client import CAPABILITIES, INFO, Client, Question
 from faults.ledger import Call
 from faults.wire import ENDED, Event, EventStream, Response
 
@@ -40,7 +40,8 @@ class ModernClient(Client):
         params, token = self._call_of(tool, arguments)
         call = await self._settle("tools/call", params, token)
         while call.answer is not None and (asks := call.answer.asks) is not None:
-            responses = {name: self.answering(each, call) for name, each in asks.get("inputRequests", {}).items()}
+            questions: Mapping[str, Question] = asks.get("inputRequests", {})
+            responses = {name: await self._think(each, call) for name, each in questions.items()}
             again = {**params, "inputResponses": responses, "requestState": asks.get("requestState")}
             call = await self._settle("tools/call", again, token)
         return call

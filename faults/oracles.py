@@ -15,7 +15,7 @@ from faults.deployment import Rig
 from faults.effects import BEGUN, EFFECT
 from faults.ledger import Call, Ledger
 
-ONCE = ("once", "hog", "leave")
+ONCE = ("once", "hog", "leave", "ask")
 """The tools that may not be repeated."""
 _QUIET = 30.0
 """Seconds within which everything must have come to rest once nobody calls."""
@@ -33,6 +33,12 @@ class Finding(NamedTuple):
     holds: bool
     figure: str
     """The number that it is about, or what was found, in a few words."""
+
+
+def nothing_but(calls: Sequence[Call], *kinds: str) -> Finding:
+    """Whether all these calls ended in one of these ways."""
+    others = Counter(call.outcome for call in calls if call.outcome not in kinds)
+    return Finding(f"nothing but {' and '.join(kinds)}", not others, str(dict(others)) if others else f"{len(calls)}")
 
 
 async def consult(rig: Rig) -> list[Finding]:

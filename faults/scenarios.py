@@ -88,7 +88,7 @@ def scenario(
     full: Size,
     needs_stores: bool = False,
     deploys: bool = True,
-    transports: Sequence[Transport] = ("sse",),
+    transports: Sequence[Transport] = TRANSPORTS,
 ) -> Callable[[Callable[[Rig, Size], Awaitable[Figures]]], Scenario[Size]]:
     """Register the function below as a scenario."""
 

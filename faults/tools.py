@@ -8,10 +8,12 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from typing import Any
+from typing import Annotated, Any
 
 from mcp.server.mcpserver import MCPServer
-from mcp_types import ToolAnnotations
+from mcp.server.mcpserver.resolve import Elicit, ListRoots, Resolve, Sample
+from mcp_types import CreateMessageResult, ListRootsResult, SamplingMessage, TextContent, ToolAnnotations
+from pydantic import BaseModel
 
 from faults import TOOLSET
 from faults.effects import BEGUN, EFFECT, Reporter, record_now
@@ -76,4 +78,39 @@ async def leave_later(token: str, seconds: float) -> str:
 async def slow(token: str, seconds: float) -> str:
     """Wait, without any effect."""
     await asyncio.sleep(seconds)
+    return token
+
+
+class Word(BaseModel):
+    """What a person is asked for."""
+
+    text: str
+
+
+def _word(token: str) -> Elicit[Word]:
+    return Elicit(token, Word)
+
+
+def _thought(token: str) -> Sample:
+    return Sample([SamplingMessage(role="user", content=TextContent(type="text", text=token))], max_tokens=10)
+
+
+def _folders() -> ListRoots:
+    return ListRoots()
+
+
+@server.tool(structured_output=False)
+async def ask(
+    token: str,
+    word: Annotated[Word, Resolve(_word)],
+    thought: Annotated[CreateMessageResult, Resolve(_thought)],
+    folders: Annotated[ListRootsResult, Resolve(_folders)],
+) -> str:
+    """Ask the client in each way that there is, then have an effect; all that it hears must be of the token."""
+    await _reporter.record(token, BEGUN)
+    said = thought.content.text if isinstance(thought.content, TextContent) else ""
+    heard = [word.text, said, *(str(root.uri).removeprefix("file:///") for root in folders.roots)]
+    if heard != [f"word for {token}", f"thought of {token}", f"folder-{token}"]:
+        return f"{token} heard {heard}"
+    await _reporter.record(token, EFFECT)
     return token

@@ -16,7 +16,7 @@ from faults.effects import BEGUN, EFFECT
 from faults.ledger import Call
 from faults.load import share
 from faults.nursery import Nursery, nursery
-from faults.oracles import Finding, parked
+from faults.oracles import Finding, nothing_but, parked
 from faults.pods import ScenarioError, until
 from faults.scenarios import Figures, scenario
 from faults.steps import EXPECTED, Expected, Step
@@ -72,19 +72,13 @@ async def kills(rig: Rig, size: Kills) -> Figures:
         },
         (
             Finding(f"unknown at most {size.most_unknown:.1%}", unknown <= size.most_unknown, f"{unknown:.2%}"),
-            _nothing_but(rig.ledger.tool_calls, "result", "unknown"),
+            nothing_but(rig.ledger.tool_calls, "result", "unknown"),
         ),
     )
 
 
 async def _until_done(rig: Rig, count: int) -> None:
     await until(lambda: sum(call.done.is_set() for call in rig.ledger.tool_calls) >= count, 3_600, f"{count} calls")
-
-
-def _nothing_but(calls: list[Call], *kinds: str) -> Finding:
-    """Whether all these calls ended in one of these ways."""
-    others = Counter(call.outcome for call in calls if call.outcome not in kinds)
-    return Finding(f"nothing but {' and '.join(kinds)}", not others, str(dict(others)) if others else f"{len(calls)}")
 
 
 # Killed at each step.
@@ -234,8 +228,8 @@ async def stopped(rig: Rig, size: Stop) -> Figures:
                 len(answered_before) == len(held),
                 f"{len(answered_before)} of {len(held)}",
             ),
-            _nothing_but([call for call in caught if call.tool == "once"], "unknown"),
-            _nothing_but([call for call in (*held, *during) if call.tool == "repeatable"], "result"),
+            nothing_but([call for call in caught if call.tool == "once"], "unknown"),
+            nothing_but([call for call in (*held, *during) if call.tool == "repeatable"], "result"),
             Finding(
                 "repeatable ones ran elsewhere",
                 all(begun[call.token] == 2 for call in caught if call.tool == "repeatable"),
@@ -301,7 +295,7 @@ async def hogged(rig: Rig, size: Hog) -> Figures:
         {"hog": hogs[0].outcome, **Counter(f"beside: {call.outcome}" for call in beside)},
         (
             Finding("begun once", all(begun[call.token] == 1 for call in hogs), f"{begun[hogs[0].token]}"),
-            _nothing_but([*hogs, *beside], "result"),
+            nothing_but([*hogs, *beside], "result"),
         ),
     )
 
@@ -360,11 +354,11 @@ async def left(rig: Rig, size: Leave) -> Figures:
             "slowest of the other tenant": f"{max(call.took for call in made):.1f} s",
         },
         (
-            _nothing_but([*by_tool["leave_repeatable"], *by_tool["leave_later"]], "parked"),
-            _nothing_but(by_tool["leave"], "unknown"),
+            nothing_but([*by_tool["leave_repeatable"], *by_tool["leave_later"]], "parked"),
+            nothing_but(by_tool["leave"], "unknown"),
             Finding("at most three attempts, at most one", _attempts(by_tool, begun), "see begun"),
             Finding("set aside", aside == 2 * size.calls, f"{aside}"),
-            _nothing_but(made, "result"),
+            nothing_but(made, "result"),
         ),
     )
 
