@@ -7,9 +7,8 @@ import contextlib
 import json
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Any
 
 import orjson
@@ -18,16 +17,15 @@ from sqlalchemy import text
 
 from faults import oracles
 from faults.client import Client
-from faults.deployment import Account, Rig
+from faults.deployment import Rig
 from faults.fuzz_bodies import OK
-from faults.fuzz_case import CLOSED, Case, World
+from faults.fuzz_case import CLOSED, Case, Worlds
+from faults.fuzz_mcp import wrong_answer
 from faults.fuzz_requests import requests
 from faults.fuzz_wire import Response, Violation, Wire
+from faults.fuzz_world import world
 from faults.oracles import Finding
 from faults.scenarios import Figures, scenario
-from faults.sse import Listener, Refused
-from trunkline.tenants.keys import Keys
-from trunkline.tenants.tenants import Tenants
 
 LIMITS_OUT_OF_THE_WAY = {
     "tenant_rate": 1e6, "tenant_burst": 10**6, "tenant_sessions": 10**6, "tenant_in_flight": 10**5,
@@ -53,6 +51,10 @@ class Books:
     """Accepted requests that call a tool: an audit row each."""
     lost: list[str] = field(default_factory=list)
     """Streams that ended though nobody ended them."""
+
+    def note(self, session: str, request_id: object) -> None:
+        """An answer came on a stream."""
+        self.answered[session, plain(request_id)] += 1
 
     def missing(self) -> list[str]:
         """Requests that were accepted, not taken back, and not answered yet."""
@@ -81,12 +83,12 @@ def plain(request_id: object) -> str:
 class Fuzz:
     """Sends cases one by one, over connections that are kept, and checks each answer."""
 
-    def __init__(self, urls: list[str], world: World, books: Books) -> None:
+    def __init__(self, urls: list[str], worlds: Worlds, books: Books) -> None:
         self._wires = [Wire(url) for url in urls]
         self._turn = 0
         self._books = books
         self._smallest: Violation | None = None
-        self.world = world
+        self.worlds = worlds
 
     def run(self, count: int, number: int) -> None:
         """Send so many cases, found with the seed `number`.
@@ -105,7 +107,7 @@ class Fuzz:
             print_blob=False,
             report_multiple_bugs=False,
         )
-        @given(requests(self.world))
+        @given(requests(self.worlds))
         def every_answer_is_right(case: Case) -> None:
             self.send(case)
 
@@ -147,8 +149,12 @@ class Fuzz:
             raise Violation(f"{response.status} {response.body[:300]!r}, where {sorted(right)} would be right")
         if response.status >= 400:
             self._check_refusal(case, response)
-        elif response.status == OK and response.body != b"Accepted":
+        elif response.status == OK and response.body not in (b"Accepted", b""):
             raise Violation(f"202 with {response.body[:100]!r}")
+        if case.era and case.method == "POST" and response.headers.get("content-type") == "application/json":
+            wrong = wrong_answer(case, response.status, orjson.loads(response.body))
+            if wrong:
+                raise Violation(f"{wrong}: {response.body[:300]!r}")
 
     def _check_refusal(self, case: Case, response: Response) -> None:
         headers = response.headers
@@ -163,7 +169,7 @@ class Fuzz:
         if document["id"] is not None and case.body is None:
             raise Violation(f"an error with the id of nothing: {response.body[:300]!r}")
         # Where the body alone is wrong, the code says how.
-        if response.status == 400 and case.body is not None and not case.twists:
+        if response.status == 400 and case.body is not None and not case.twists and case.era != "modern":
             right = case.verdict().right - {OK}
             if document["error"]["code"] not in right:
                 raise Violation(f"code {document['error']['code']}, where {sorted(right)} would be right")
@@ -171,6 +177,9 @@ class Fuzz:
     def _book(self, case: Case, response: Response) -> None:
         self._books.statuses[str(response.status) if response.status != CLOSED else "hung up"] += 1
         self._books.twists.update(case.twists)
+        if case.era:  # the answer came with the response
+            self._books.tool_calls += response.status == 200 and case.verdict().calls_tool
+            return
         if response.status != OK:
             return
         verdict, session = case.verdict(), _session(case)
@@ -206,94 +215,6 @@ def _document(response: Response) -> dict[str, Any]:
     return found
 
 
-# The world that the cases know.
-
-
-@contextlib.asynccontextmanager
-async def world(rig: Rig, books: Books) -> AsyncIterator[World]:
-    """Tenants, keys and sessions of every kind; all that comes on the sessions' streams is booked."""
-    tenants, keys = Tenants(rig.settings, rig.database, rig.redis), Keys(rig.settings, rig.database, rig.redis)
-    demo = rig.accounts["demo"]
-    foreign, suspended = await rig.tenant("foreign"), await rig.tenant("suspended")
-    public, crowded = await rig.tenant("everyone"), await rig.tenant("crowded")
-    reader, _ = await keys.issue("demo", scopes=["mcp:read"])
-    other, _ = await keys.issue("demo")
-    revoked, record = await keys.issue("demo")
-    await keys.revoke(record.id)
-    replaced, record = await keys.issue("demo")
-    await keys.rotate(record.id, overlap=timedelta(0))
-    await tenants.set("everyone", {"access": "public"})
-    await tenants.suspend("suspended")
-    streams = _Streams(rig.urls, books)
-    try:
-        made = World(
-            slug=demo.slug,
-            key=demo.key,
-            session=await streams.open(demo),
-            spare=await streams.open(demo, listen=False),
-            reader_key=reader,
-            reader_session=await streams.open(Account("demo", demo.id, reader)),
-            other_key=other,
-            foreign_slug=foreign.slug,
-            foreign_key=foreign.key,
-            foreign_session=await streams.open(foreign),
-            dead_keys=(revoked, replaced),
-            suspended_slug=suspended.slug,
-            suspended_key=suspended.key,
-            public_slug=public.slug,
-            public_session=await streams.open(Account(public.slug, public.id, "")),
-            crowded_slug=crowded.slug,
-            crowded_key=crowded.key,
-            crowded_session=await streams.open(crowded),
-        )
-        await tenants.set("crowded", {"rate": "1", "burst": "1", "in_flight": "1"})
-        yield made
-    finally:
-        await streams.close()
-
-
-class _Streams:
-    """The streams of the world's sessions."""
-
-    def __init__(self, urls: list[str], books: Books) -> None:
-        self._urls = urls
-        self._books = books
-        self._open: list[tuple[Listener, asyncio.Task[None] | None]] = []
-
-    async def open(self, account: Account, *, listen: bool = True) -> str:
-        headers = {"authorization": f"Bearer {account.key}"} if account.key else {}
-        url = self._urls[len(self._open) % len(self._urls)]
-        stream = await Listener.open(url, f"/t/{account.slug}/sse", headers)
-        task = asyncio.create_task(self._listen(stream, url, account.slug, headers)) if listen else None
-        self._open.append((stream, task))
-        return stream.session
-
-    async def _listen(self, stream: Listener, url: str, slug: str, headers: dict[str, str]) -> None:
-        """Book answers; a stream that is told to come back does."""
-        session, last = stream.session, f"{stream.session}.0"
-        while True:
-            async for event in stream.events:
-                last = event.id or last
-                if event.kind != "message":
-                    continue
-                document = orjson.loads(event.data)
-                if "method" not in document:
-                    self._books.answered[session, plain(document.get("id"))] += 1
-            self._books.lost.append(f"{slug}: {stream.farewell!r}")
-            try:
-                stream = await Listener.open(url, f"/t/{slug}/sse", {**headers, "last-event-id": last})
-            except Refused as refused:
-                self._books.lost.append(f"{slug}: {refused}")
-                return
-
-    async def close(self) -> None:
-        for stream, task in self._open:
-            stream.close()
-            if task is not None:
-                task.cancel()
-        await asyncio.gather(*(task for _, task in self._open if task is not None), return_exceptions=True)
-
-
 @scenario(
     "fuzz",
     "messages and headers of every kind: right, nearly right, garbage",
@@ -308,7 +229,7 @@ async def fuzz(rig: Rig, size: int) -> Figures:
     await rig.start(apis=1 if size < _LARGE else 2, workers=1 if size < _LARGE else 2)
     books = Books()
     wrong = ""
-    async with world(rig, books) as made:
+    async with world(rig, books.note, books.lost) as made:
         over = asyncio.Event()
         beside = await rig.many_clients(len(rig.transports), "foreign")
         calling = asyncio.gather(*(_call_on(client, over) for client in beside))

@@ -206,9 +206,10 @@ _params = st.one_of(
     st.fixed_dictionaries({"_meta": st.fixed_dictionaries({"progressToken": _values})}),
     st.fixed_dictionaries({"protocolVersion": _text | st.just("2025-06-18"), "capabilities": _values}),
 )
-_messages = st.fixed_dictionaries(
+messages = st.fixed_dictionaries(
     {"jsonrpc": st.just("2.0"), "method": _methods}, optional={"id": _ids, "params": _params}
 )
+"""Messages as they should be, not written down yet."""
 _nearly = st.fixed_dictionaries(
     {},
     optional={
@@ -241,7 +242,7 @@ def _printed_messages(draw: st.DrawFn, kind: st.SearchStrategy[Any]) -> bytes:
 @st.composite
 def _damaged(draw: st.DrawFn) -> bytes:
     """A message in which a few bytes were changed, left out or put in."""
-    body = bytearray(draw(_printed_messages(_messages)))
+    body = bytearray(draw(_printed_messages(messages)))
     for _ in range(draw(st.integers(1, 3))):
         at = draw(st.integers(0, max(len(body) - 1, 0)))
         body[at : at + draw(st.integers(0, 2))] = draw(st.binary(max_size=2))
@@ -275,7 +276,7 @@ def _deep(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def _encoded(draw: st.DrawFn) -> bytes:
-    text = json.dumps(draw(_messages), ensure_ascii=False)
+    text = json.dumps(draw(messages), ensure_ascii=False)
     encoding = draw(st.sampled_from(["utf-16", "utf-16-le", "utf-32", "utf-8-sig", "utf-7", "cp1252", "cp037"]))
     return text.encode(encoding, "replace")
 
@@ -293,9 +294,9 @@ def _large(draw: st.DrawFn) -> bytes:
     return frame % (b"x" * (size - len(frame) + 2))
 
 
-_batches = st.lists(_messages, max_size=3).map(lambda value: json.dumps(value).encode())
+_batches = st.lists(messages, max_size=3).map(lambda value: json.dumps(value).encode())
 _common = (
-    *[_printed_messages(_messages)] * 3,
+    *[_printed_messages(messages)] * 3,
     *[_printed_messages(_nearly)] * 2,
     _printed_messages(_values),
     _damaged(),
@@ -314,5 +315,5 @@ bodies: st.SearchStrategy[bytes] = st.integers(0, 149).flatmap(
     lambda number: _rare.get(number, _common[number % len(_common)])
 )
 """Anything that a client could post; what is large is rare, since it is slow."""
-good_bodies: st.SearchStrategy[bytes] = _printed_messages(_messages)
+good_bodies: st.SearchStrategy[bytes] = _printed_messages(messages)
 """Messages as they should be, or nearly: `judge` says which."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Literal
 
 from faults.fuzz_bodies import LARGEST_BODY, OK, Verdict, judge
 
@@ -56,6 +57,14 @@ class World:
     crowded_session: str
 
 
+@dataclass(frozen=True)
+class Worlds:
+    """The same tenants and keys, with sessions of each transport that has any."""
+
+    sse: World
+    http: World
+
+
 @dataclass(repr=False)
 class Case:
     """A request as it will be sent, and what is known of the right answer."""
@@ -64,6 +73,8 @@ class Case:
     method: str = "POST"
     slug: str = ""
     route: str = "messages"
+    era: Literal["", "http", "modern"] = ""
+    """On the address of streamable HTTP: with a session, or stateless."""
     query: dict[str, str] = field(default_factory=dict)
     path: bytes = b""
     """Instead of the path made of slug and route."""
@@ -104,7 +115,16 @@ class Case:
         """Let it be another caller's."""
         self.slug = slug
         self.set("authorization", f"Bearer {key}" if key else None)
-        self.query["session_id"] = session
+        self.carry(session)
+
+    def carry(self, session: str | None) -> None:
+        """Name a session, where the transport has it; none where this is None."""
+        if self.era == "http":
+            self.set("mcp-session-id", session)
+        elif self.era == "" and session is None:
+            self.query.pop("session_id", None)
+        elif self.era == "":
+            self.query["session_id"] = str(session)
 
     def raw(self) -> bytes:
         """The request as it goes over the wire."""
@@ -140,4 +160,4 @@ class Case:
             return
         right = self.verdict().right
         if right != {OK}:
-            self.wrong(Stage.REST, *{status if status == OK else 400 for status in right})
+            self.wrong(Stage.REST, *{self.success if status == OK else 400 for status in right})

@@ -12,7 +12,7 @@ from faults.client import Question
 from faults.deployment import Rig
 from faults.ledger import Call
 from faults.oracles import Finding, nothing_but
-from faults.pods import Pod, until
+from faults.pods import until
 from faults.scenarios import Figures, scenario
 
 _KILL_WORKER, _KILL_API = 0.2, 0.4
@@ -81,12 +81,14 @@ async def questions(rig: Rig, size: Size) -> Figures:
         return call
 
     calling = asyncio.gather(*(ask(number) for number in range(size.calls)))
-    under_way = []
+    under_way, begun = [], []
     for share, victim in ((_KILL_WORKER, rig.random.choice(rig.workers)), (_KILL_API, rig.random.choice(rig.apis))):
         await until(lambda share=share: ended >= size.calls * share, 120, f"{share:.0%} of the calls to end")
         under_way.append(size.calls - ended)
-        await _replace(rig, victim)
+        victim.kill()
+        begun.append(await rig.restart(victim, ready=False))
     calls = await calling
+    await asyncio.gather(*(pod.ready() for pod in begun))
     in_sessions = [call for call in calls if call.transport != "modern"]
     return Figures(
         f"{size.calls} calls at once, each asking three times; a worker was killed with {under_way[0]} of them "
@@ -104,11 +106,6 @@ async def questions(rig: Rig, size: Size) -> Figures:
             Finding("most have a result", _results(calls) > size.calls // 2, str(_results(calls))),
         ),
     )
-
-
-async def _replace(rig: Rig, victim: Pod) -> None:
-    victim.kill()
-    await rig.restart(victim)
 
 
 def _results(calls: list[Call]) -> int:
