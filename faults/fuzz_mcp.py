@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 from mcp.shared.inbound import ERROR_CODE_HTTP_STATUS, NAME_BEARING_METHODS, encode_header_value
 
-from faults.fuzz_bodies import OK, bodies, good_bodies, messages
+from faults.fuzz_bodies import LARGEST_BODY, OK, bodies, good_bodies, messages
 from faults.fuzz_calls import badly_framed, chunked, content_type, crowded, expects, other_key, public, reader
 from faults.fuzz_case import Case, Stage
 from faults.fuzz_twists import Twist, choose
@@ -185,7 +185,7 @@ def _judge(case: Case) -> None:
     verdict = case.verdict()
     if verdict.method == "notifications/cancelled" and verdict.request is None:  # means nothing here
         case.wrong(Stage.REST, OK, 400)
-    elif OK not in verdict.right:
+    elif OK not in verdict.right or len(case.body or b"") > LARGEST_BODY:
         case.wrong_body()
     elif verdict.request is not None:  # which method wants which params is the server's to know
         case.success = 200
@@ -194,7 +194,7 @@ def _judge(case: Case) -> None:
         case.success = OK
         case.wrong_body()
     else:  # there is nothing that it could answer
-        case.wrong(Stage.REST, 400, 413)
+        case.wrong(Stage.REST, 400)
 
 
 def mismatch(draw: st.DrawFn, case: Case) -> None:
