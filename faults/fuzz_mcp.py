@@ -102,7 +102,7 @@ def accept(draw: st.DrawFn, case: Case) -> None:
     if not (json_ or (events and case.era == "http")):
         case.wrong(Stage.REST, 406)
     elif not events and case.verdict().method == "subscriptions/listen":
-        case.wrong(Stage.REST, 400, 406)
+        _wrong_request(case, 400, 406)
 
 
 def accept_stream(draw: st.DrawFn, case: Case) -> None:
