@@ -65,8 +65,11 @@ async def next_version(session: AsyncSession, known: int = 0) -> int:
     return int(await session.scalar(select(func.greatest(clock, known + 1))) or 0)
 
 
-async def switch(session: AsyncSession, tenant_id: str, toolset: str, *, on: bool) -> None:
+async def switch(session: AsyncSession, tenant_id: str, toolset: str, *, on: bool) -> bool:
     """Switch a toolset on or off; the tenant must have been read `to_change`.
+
+    Returns:
+        Whether that changed anything.
 
     Raises:
         NotFound: it is to be switched off and never was on.
@@ -74,12 +77,13 @@ async def switch(session: AsyncSession, tenant_id: str, toolset: str, *, on: boo
     rows = await toolsets_of(session, tenant_id)
     for row in rows:
         if row.name == toolset:
-            row.enabled = on
-            return
+            was, row.enabled = row.enabled, on
+            return was != on
     if not on:
         raise NotFound(f"The tenant has no toolset {toolset!r} switched on.")
     position = 1 + max((row.position for row in rows), default=0)
     session.add(ToolsetRow(tenant_id=tenant_id, name=toolset, position=position, enabled=True))
+    return True
 
 
 Change = Callable[[AsyncSession, TenantRow], Awaitable[None]]
@@ -186,8 +190,15 @@ class Tenants:
         await self._announcer.keys_revoked(keys)
 
     async def _switch(self, slug: str, toolset: str, *, on: bool) -> Tenant:
-        tenant = await self._change(slug, lambda session, row: switch(session, row.id, toolset, on=on))
-        await self._announcer.lists_changed(slug, tenant.id)
+        switched = False
+
+        async def change(session: AsyncSession, row: TenantRow) -> None:
+            nonlocal switched
+            switched = await switch(session, row.id, toolset, on=on)
+
+        tenant = await self._change(slug, change)
+        if switched:
+            await self._announcer.lists_changed(slug, tenant.id)
         return tenant
 
     async def _set_status(self, slug: str, status: str) -> Tenant:

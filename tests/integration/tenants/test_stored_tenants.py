@@ -200,6 +200,7 @@ async def test_sessions_of_a_tenant_hear_that_its_toolsets_changed(
         await redis.command("HSET", redis.keys.stream(tenant.id, session)[0], "context", context)
 
     await tenants.enable("acme", "demo")
+    await tenants.enable("acme", "demo")  # which it is
     await tenants.set("acme", {"rate": "5"})
     await tenants.disable("acme", "demo")
 
