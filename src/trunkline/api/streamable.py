@@ -122,7 +122,9 @@ class StreamableTransport:
             await self._acceptor.refuse(request, error, message)
 
     def _form(self, takes: Accepts, version: str, *, array: bool = False) -> Form:
-        return Form(takes.json, takes.events, array, primed=begins_with_an_id(version))
+        # Nothing stands against a stream where that is what a client would rather have.
+        json = takes.json and not takes.prefers_events
+        return Form(json, takes.events, array, primed=begins_with_an_id(version))
 
     async def _answer(self, request: Request, identity: Identity, message: Message, body: bytes, form: Form) -> None:
         session, call = _session_of(request), new_call_id()

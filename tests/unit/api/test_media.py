@@ -45,4 +45,24 @@ def test_the_most_specific_range_of_an_accept_header_decides(accept: str, allowe
     ],
 )
 def test_a_client_takes_json_or_events_or_both(accept: str, json: bool, events: bool) -> None:
-    assert accepted(accept) == (json, events)
+    assert accepted(accept)[:2] == (json, events)
+
+
+@pytest.mark.parametrize(
+    ("accept", "preferred"),
+    [
+        ("text/event-stream, application/json", True),
+        ("application/json, text/event-stream", False),
+        ("application/json;q=0.5, text/event-stream", True),
+        ("text/event-stream;q=0.5, application/json", False),
+        ("text/event-stream, application/json;q=0", False),
+        ("text/event-stream, */*", False),
+        ("text/event-stream", False),
+        ("*/*", False),
+        ("", False),
+    ],
+)
+def test_a_stream_is_preferred_where_both_are_named_and_it_has_more_weight_or_comes_first(
+    accept: str, preferred: bool
+) -> None:
+    assert accepted(accept).prefers_events is preferred
