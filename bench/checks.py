@@ -26,10 +26,10 @@ def everything_is_on(server: Server, calls: int, tool: str = TOOL) -> str:
     Raises:
         SwitchedOffError: one of them is not so.
     """
-    refused = _status(server.url)
-    if refused != 401:
-        raise SwitchedOffError(f"A stream without a key was answered with {refused}, not 401.")
-    parts = urlsplit(server.url)
+    for url in set(server.urls.values()):
+        if (refused := _status(url)) != 401:
+            raise SwitchedOffError(f"A stream without a key at {url} was answered with {refused}, not 401.")
+    parts = urlsplit(server.urls["sse"])
     if (status := _status(f"{parts.scheme}://{parts.netloc}/metrics")) != 200:
         raise SwitchedOffError(f"/metrics answered {status}.")
     rows = uvloop.run(_rows(server.env["TRUNKLINE_DATABASE_URL"], tool, calls))

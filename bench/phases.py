@@ -1,12 +1,13 @@
-"""What is measured, each against one running server: CPU per call, latency alone, memory per connection."""
+"""What is measured, over one transport of a running server: CPU per call and per session opened, latency, memory."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from bench.load import Session
+from bench.clients import CLIENTS, Session
 from bench.servers import Server
 
 OPENING_AT_ONCE = 32
@@ -48,6 +49,20 @@ class Alone:
 
 
 @dataclass(frozen=True, slots=True)
+class Opening:
+    """Sessions opened over connections that there are: `initialize` and `notifications/initialized`."""
+
+    sessions: int
+    cpu_us: dict[str, float]
+    """Microseconds of CPU per session, by role."""
+
+    @property
+    def total_us(self) -> float:
+        """All processes and Redis, without Postgres."""
+        return sum(value for role, value in self.cpu_us.items() if role not in STORES)
+
+
+@dataclass(frozen=True, slots=True)
 class Idle:
     """Initialized connections that do nothing."""
 
@@ -72,8 +87,8 @@ def spent(before: dict[str, float], after: dict[str, float], divisor: float) -> 
     return {role: (after[role] - before.get(role, 0.0)) / divisor for role in sorted(after)}
 
 
-async def _open(stack: AsyncExitStack, server: Server, count: int) -> list[Session]:
-    sessions = [Session(server.url, server.key) for _ in range(count)]
+async def _open(stack: AsyncExitStack, server: Server, transport: str, count: int) -> list[Session]:
+    sessions = [CLIENTS[transport](server.urls[transport], server.key) for _ in range(count)]
     gate = asyncio.Semaphore(OPENING_AT_ONCE)
 
     async def open_one(session: Session) -> None:
@@ -88,48 +103,73 @@ async def _calls(session: Session, name: int, tool: str, count: int) -> list[flo
     return [await session.call(tool, f"session {name} says {number}") for number in range(count)]
 
 
-async def load(server: Server, tool: str, sessions: int, calls: int, settle: float = SETTLE) -> Load:
+async def _reopen(session: Session, times: int) -> None:
+    for _ in range(times):
+        await session.open()
+
+
+async def _end(sessions: Sequence[Session]) -> None:
+    """Check them for the last time, and have the server forget them: what stays is in the way of later rounds."""
+    for each in sessions:
+        each.check()
+    await asyncio.gather(*(each.end() for each in sessions))
+
+
+async def load(server: Server, transport: str, tool: str, sessions: int, calls: int, settle: float = SETTLE) -> Load:
     """`sessions` at once, each making `calls` one after the other, after a fifth as many for warming up."""
     loop = asyncio.get_running_loop()
     warm_up = max(1, calls // 5)
     async with asyncio.timeout(PHASE_TIMEOUT), AsyncExitStack() as stack:
-        everyone = await _open(stack, server, sessions)
+        everyone = await _open(stack, server, transport, sessions)
         await asyncio.gather(*(_calls(each, name, tool, warm_up) for name, each in enumerate(everyone)))
         before, began = server.usage(), loop.time()
         taken = await asyncio.gather(*(_calls(each, name, tool, calls) for name, each in enumerate(everyone)))
         seconds = loop.time() - began
         await asyncio.sleep(settle)
         after = server.usage()
-        for each in everyone:
-            each.check()
+        await _end(everyone)
     latencies = [value * 1e3 for one in taken for value in one]
     cpu = spent(before.cpu, after.cpu, len(latencies) / 1e6)
     middle, slow = quantile(latencies, 0.5), quantile(latencies, 0.99)
     return Load(len(latencies), warm_up * sessions, cpu, seconds, middle, slow)
 
 
-async def alone(server: Server, tool: str, calls: int) -> Alone:
+async def alone(server: Server, transport: str, tool: str, calls: int) -> Alone:
     """One session, `calls` one after the other, after a fifth as many for warming up."""
     warm_up = max(1, calls // 5)
     async with asyncio.timeout(PHASE_TIMEOUT), AsyncExitStack() as stack:
-        (session,) = await _open(stack, server, 1)
+        (session,) = await _open(stack, server, transport, 1)
         await _calls(session, 0, tool, warm_up)
         taken = [value * 1e3 for value in await _calls(session, 0, tool, calls)]
-        session.check()
+        await _end([session])
     return Alone(calls, warm_up, quantile(taken, 0.5), quantile(taken, 0.99))
 
 
-async def idle(server: Server, tool: str, connections: int) -> Idle:
+async def opening(server: Server, sessions: int, each: int) -> Opening:
+    """Open `each` sessions of streamable HTTP one after the other over each of as many connections as `sessions`."""
+    async with asyncio.timeout(PHASE_TIMEOUT), AsyncExitStack() as stack:
+        everyone = await _open(stack, server, "http", sessions)
+        before = server.usage()
+        await asyncio.gather(*(_reopen(one, each) for one in everyone))
+        await asyncio.sleep(SETTLE)
+        after = server.usage()
+        await _end(everyone)
+    count = sessions * each
+    return Opening(count, spent(before.cpu, after.cpu, count / 1e6))
+
+
+async def idle(server: Server, transport: str, tool: str, connections: int) -> Idle:
     """Memory that `connections` initialized sessions add to a fresh server that has served a few before."""
     async with asyncio.timeout(PHASE_TIMEOUT):
         async with AsyncExitStack() as stack:
-            first = await _open(stack, server, OPENING_AT_ONCE)
+            first = await _open(stack, server, transport, OPENING_AT_ONCE)
             await asyncio.gather(*(_calls(each, name, tool, 10) for name, each in enumerate(first)))
         await asyncio.sleep(SETTLE)
         before = server.usage()
         async with AsyncExitStack() as stack:
-            everyone = await _open(stack, server, connections)
+            everyone = await _open(stack, server, transport, connections)
             for each in everyone:
+                await each.listen()
                 each.rest()
             await asyncio.sleep(SETTLE)
             after = server.usage()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import uvloop
 
-from bench import TOOL, phases, servers
+from bench import TOOL, TRANSPORTS, phases, servers
 from bench.report import progress
 
 
@@ -19,6 +19,7 @@ def main(arguments: list[str]) -> int:
     """Run the load on one process and print its busiest functions."""
     parser = argparse.ArgumentParser(prog="scripts/bench profile", description=__doc__)
     parser.add_argument("what", choices=("api", "worker", "sdk"))
+    parser.add_argument("--transport", choices=TRANSPORTS, default="sse")
     parser.add_argument("--seconds", type=int, default=10)
     parser.add_argument("--sessions", type=int, default=64)
     parser.add_argument("--tool", default=TOOL)
@@ -30,7 +31,7 @@ def main(arguments: list[str]) -> int:
         progress("bench: profiling needs py-spy on the PATH; install it with: pip install py-spy")
         return 1
     with (
-        servers.sdk() if options.what == "sdk" else servers.trunkline() as server,
+        servers.sdk(transport=options.transport) if options.what == "sdk" else servers.trunkline() as server,
         tempfile.TemporaryDirectory(prefix="tl-bench-") as folder,
     ):
         raw = options.raw or Path(folder, "samples")
@@ -48,7 +49,7 @@ def main(arguments: list[str]) -> int:
         command += ["--output", str(raw), "--pid", str(server.process_of(options.what).pid)]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as sampler:
             while sampler.poll() is None:
-                uvloop.run(phases.load(server, options.tool, options.sessions, 100, settle=0))
+                uvloop.run(phases.load(server, options.transport, options.tool, options.sessions, 100, settle=0))
         _show(raw.read_text().splitlines(), options.top)
     return 0
 

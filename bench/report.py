@@ -13,16 +13,19 @@ from typing import Any
 
 import psutil
 
-from bench.phases import Alone, Idle, Load
+from bench import TRANSPORTS
+from bench.phases import Alone, Idle, Load, Opening
 
 
 @dataclass(slots=True)
 class Side:
-    """All rounds of one server; the n-th of one side was measured next to the n-th of the other."""
+    """All rounds of one server over one transport; the n-th was measured next to the n-th of the other side."""
 
     name: str
+    transport: str
     load: list[Load] = field(default_factory=list)
     alone: list[Alone] = field(default_factory=list)
+    opening: list[Opening] = field(default_factory=list)
     idle: list[Idle] = field(default_factory=list)
 
     @property
@@ -30,6 +33,11 @@ class Side:
         """Under load and alone, warming up included."""
         load = sum(each.calls + each.warm_up for each in self.load)
         return load + sum(each.calls + each.warm_up for each in self.alone)
+
+    @property
+    def opening_in_calls(self) -> list[float]:
+        """What opening a session costs, as a multiple of a call of the same round."""
+        return [opening.total_us / load.total_us for opening, load in zip(self.opening, self.load, strict=False)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +47,31 @@ class Line:
     title: str
     figures: Callable[[Side], list[float]]
     digits: int = 0
-    target: float | None = None
-    """Highest ratio to the SDK's that the project wants."""
+    targets: dict[str, float] = field(default_factory=dict)
+    """Highest ratio to the SDK's that the project wants, by transport."""
+    own_target: float | None = None
+    """Highest figure of its own that the project wants."""
+
+    def target(self, transport: str) -> str:
+        """What the project wants, in words."""
+        if self.own_target is not None:
+            return f"itself at most {self.own_target:g}"
+        return f"at most {self.targets[transport]:g}" if transport in self.targets else ""
 
 
 LINES = (
-    Line("CPU per call under load, us", lambda side: [each.total_us for each in side.load], 0, 0.45),
+    Line(
+        "CPU per call under load, us",
+        lambda side: [each.total_us for each in side.load],
+        0,
+        {"sse": 0.45, "http": 0.5, "modern": 0.5},
+    ),
     Line("... with Postgres, us", lambda side: [sum(each.cpu_us.values()) for each in side.load]),
-    Line("memory per idle connection, KiB", lambda side: [each.total_kib for each in side.idle], 1, 0.25),
+    Line("CPU per session opened, us", lambda side: [each.total_us for each in side.opening]),
+    Line("... as a multiple of a call", lambda side: side.opening_in_calls, 2, own_target=1.5),
+    Line("memory per idle connection, KiB", lambda side: [each.total_kib for each in side.idle], 1, {"sse": 0.25}),
     Line("... with Postgres, KiB", lambda side: [sum(each.kib.values()) for each in side.idle], 1),
-    Line("one session alone, median, ms", lambda side: [each.median_ms for each in side.alone], 2, 2.0),
+    Line("one session alone, median, ms", lambda side: [each.median_ms for each in side.alone], 2, {"sse": 2.0}),
     Line("one session alone, p99, ms", lambda side: [each.p99_ms for each in side.alone], 2),
     Line("under load, median, ms", lambda side: [each.median_ms for each in side.load], 1),
     Line("under load, p99, ms", lambda side: [each.p99_ms for each in side.load], 1),
@@ -73,28 +96,38 @@ def ratios(base: Sequence[float], ours: Sequence[float]) -> list[float]:
     return [mine / theirs for theirs, mine in zip(base, ours, strict=True) if theirs > 0]
 
 
+def tables(pairs: Sequence[Sequence[Side]]) -> str:
+    """Two Markdown tables for each transport, under its title."""
+    return "\n\n".join(f"**{TRANSPORTS[sides[0].transport]}**\n\n{table(sides)}\n\n{roles(sides)}" for sides in pairs)
+
+
 def table(sides: Sequence[Side]) -> str:
-    """A Markdown table; with two sides the second is compared to the first."""
+    """A Markdown table of one transport; with two sides the second is compared to the first."""
     head = ["", *(side.name for side in sides), *(("ratio", "target") if len(sides) == 2 else ())]
     rows = [head, ["---", *("---:" for _ in head[1:])]]
     for line in LINES:
         figures = [line.figures(side) for side in sides]
+        if not any(figures):
+            continue
         row = [line.title, *(spread(values, line.digits) for values in figures)]
         if len(sides) == 2:
-            target = "" if line.target is None else f"at most {line.target:g}"
-            row += [spread(ratios(*figures), 2), target]
+            row += [spread(ratios(*figures), 2), line.target(sides[0].transport)]
         rows.append(row)
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def roles(sides: Sequence[Side]) -> str:
     """Where CPU and memory went, median by role."""
-    rows = ["| process | side | CPU per call, us | memory per idle connection, KiB |", "|---|---|---:|---:|"]
+    held = any(side.idle for side in sides)
+    rows = ["| process | side | CPU per call, us |", "|---|---|---:|"]
+    if held:
+        rows = [f"{rows[0]} memory per idle connection, KiB |", f"{rows[1]}---:|"]
     for side in sides:
         for role in sorted({role for each in side.load for role in each.cpu_us}):
-            cpu = [each.cpu_us.get(role, 0.0) for each in side.load]
-            kib = [each.kib.get(role, 0.0) for each in side.idle]
-            rows.append(f"| {role} | {side.name} | {spread(cpu, 1)} | {spread(kib, 1)} |")
+            row = f"| {role} | {side.name} | {spread([each.cpu_us.get(role, 0.0) for each in side.load], 1)} |"
+            if held:
+                row += f" {spread([each.kib.get(role, 0.0) for each in side.idle], 1)} |"
+            rows.append(row)
     return "\n".join(rows)
 
 
@@ -122,11 +155,14 @@ def _version(name: str) -> str:
         return "not installed"
 
 
-def as_json(sides: Sequence[Side], facts: dict[str, Any]) -> dict[str, Any]:
-    """Every round's figures, and the ratios."""
-    document: dict[str, Any] = {**facts, "sides": [asdict(side) for side in sides]}
-    if len(sides) == 2:
-        document["ratios"] = {line.title: ratios(*(line.figures(side) for side in sides)) for line in LINES}
+def as_json(pairs: Sequence[Sequence[Side]], facts: dict[str, Any]) -> dict[str, Any]:
+    """Every round's figures, and the ratios, by transport."""
+    document: dict[str, Any] = {**facts, "transports": {}}
+    for sides in pairs:
+        found: dict[str, Any] = {"sides": [asdict(side) for side in sides]}
+        if len(sides) == 2:
+            found["ratios"] = {line.title: ratios(*(line.figures(side) for side in sides)) for line in LINES}
+        document["transports"][sides[0].transport] = found
     return document
 
 

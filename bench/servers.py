@@ -48,7 +48,8 @@ class Server:
     """A running side."""
 
     name: str
-    url: str
+    urls: dict[str, str]
+    """Where each transport is served that this process serves."""
     key: str
     process: psutil.Process
     env: dict[str, str]
@@ -146,15 +147,18 @@ def _answers(url: str) -> bool:
 
 
 @contextmanager
-def sdk(variant: str = "tuned") -> Iterator[Server]:
-    """The SDK's SSE server in one process, up and answering."""
+def sdk(variant: str = "tuned", transport: str = "sse") -> Iterator[Server]:
+    """The SDK's server in one process, up and answering; both eras of streamable HTTP are one server."""
     port = free_port()
+    root = f"http://127.0.0.1:{port}"
+    urls = {"sse": f"{root}/sse"} if transport == "sse" else dict.fromkeys(("http", "modern"), f"{root}/mcp")
     with tempfile.TemporaryDirectory(prefix="tl-bench-") as folder:
         log = Path(folder, "log")
         command = [sys.executable, "-m", "bench.sdk_server", "--port", str(port), "--variant", variant]
+        command += ["--transport", "sse" if transport == "sse" else "http"]
         with _started(command, log, {}) as process:
-            _wait(f"http://127.0.0.1:{port}/nothing", process, log)
-            yield Server("sdk", f"http://127.0.0.1:{port}/sse", "", process, {})
+            _wait(f"{root}/nothing", process, log)
+            yield Server("sdk", urls, "", process, {})
 
 
 @contextmanager
@@ -171,4 +175,7 @@ def trunkline(workers: int = 1) -> Iterator[Server]:
             # The SDK's side serves one server; so does the tenant that is measured.
             switch_off = [sys.executable, "-m", "trunkline", "toolset", "disable", facts["tenant"], "demo"]
             subprocess.run(switch_off, env={**os.environ, **facts["env"]}, check=True, stdout=subprocess.DEVNULL)
-            yield Server("trunkline", facts["sse_url"], facts["api_key"], process, facts["env"])
+            sse = facts["sse_url"]
+            mcp = f"{sse.removesuffix('/sse')}/mcp"
+            urls = {"sse": sse, "http": mcp, "modern": mcp}
+            yield Server("trunkline", urls, facts["api_key"], process, facts["env"])
