@@ -77,7 +77,7 @@ class Session:
 
     def check(self) -> None:
         """Raise what came unasked since the last call, or that a stream has ended."""
-        fault = self._fault or (self._posts.fault if self._posts is not None and not self._posts.closed else None)
+        fault = self._fault or (self._posts.fault if self._posts is not None else None)
         if fault is not None:
             raise fault
 

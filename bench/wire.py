@@ -155,7 +155,8 @@ class Posts(Http):
             message.set_result(data)
 
     def fail(self, error: WrongAnswerError) -> None:
-        self.fault = self.fault or error
+        if self._waiting or not self.closed:  # a server may hang up on a connection that waits for nothing
+            self.fault = self.fault or error
         while self._waiting:
             self._waiting.popleft().fail(error)
 
