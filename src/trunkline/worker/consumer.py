@@ -164,13 +164,13 @@ class Consumer:
     def _renew(self, call: Call) -> None:
         """A call that is here already was given out again.
 
-        The connection broke under a claim, the consumer group was made anew, or this worker stood still and was
-        taken for dead: then the call has a newer attempt, and what runs goes on as that.
+        The connection broke under a claim, or the consumer group was made anew: it is the same attempt. Or this worker
+        stood still and was taken for dead: then it is a newer one, and what runs goes on as that.
         """
         running = self._running.get(call.id)
         if running is None:
             self._slots.renew(call)
-        else:
+        elif call.entry != running.call.entry:
             running.call = call
 
     def _begin(self, call: Call) -> None:
