@@ -164,8 +164,8 @@ class Consumer:
     def _renew(self, call: Call) -> None:
         """A call that is here already was given out again.
 
-        The connection broke under a claim, or the consumer group was made anew: it is the same attempt. Or this worker
-        stood still and was taken for dead: then it is a newer one, and what runs goes on as that.
+        The connection broke under a claim, or the consumer group was made anew: it is the same attempt. Or this
+        worker stood still and was taken for dead: then it is a newer one, and what runs goes on as that.
         """
         running = self._running.get(call.id)
         if running is None:
