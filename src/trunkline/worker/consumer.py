@@ -70,11 +70,13 @@ class Consumer:
         self._side: set[asyncio.Task[Any]] = set()
         self._slot_freed = asyncio.Event()
         self._stopping = False
+        self._loop: asyncio.AbstractEventLoop
         self._reader: LaneReader | None = None
         self._unblocking: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Claim and run calls until `stop`, then finish what runs."""
+        self._loop = asyncio.get_running_loop()
         await self._clock.read(self._redis)
         await self._claim_all()
         await self._finish()
@@ -174,7 +176,8 @@ class Consumer:
             running.call = call
 
     def _begin(self, call: Call) -> None:
-        self._running[call.id] = Running(call, asyncio.create_task(self._run(call)))
+        loop = self._loop
+        self._running[call.id] = Running(call, loop.create_task(self._run(call)), loop.time())
         self._metrics.running_calls.inc()
 
     # Execute and publish.
@@ -258,7 +261,7 @@ class Consumer:
         """Run a call that was lost with two workers: one at a time (`Slots`), with nothing begun beside it."""
         on_probation = Probation(running.call, self._attempts, self._slots, self._aside, self._begin_all)
         async with on_probation:
-            proven = asyncio.get_running_loop().time() - PROBATION
+            proven = self._loop.time() - PROBATION
             young = [other.task for other in self._running.values() if other is not running and other.since > proven]
             await on_probation.suspect(young)
             if not await self._may_begin(running, execution):

@@ -111,9 +111,8 @@ class Execution(NamedTuple):
 
         An error of the tool, the server or the message becomes the answer; only cancellation is raised.
         """
-        caller = self.caller
-        tenant = current_tenant_var.set(CurrentTenant(caller.tenant_id, caller.slug, caller.key_id))
-        user = auth_context_var.set(_user(self.call.caller))
+        who, token = _identity(self.call.caller)
+        tenant, user = current_tenant_var.set(who), auth_context_var.set(token)
         try:
             params = self.body.get("params", {})
             if self.call.wants_answer:
@@ -130,7 +129,7 @@ class Execution(NamedTuple):
         try:
             if method == "tools/call":
                 await self._check_tool(params)
-                result = await self._serve(method, params)
+                result = await self._call_tool(params)
                 if result.get("isError") is True:
                     outcome = "tool_error"
             elif method == "subscriptions/listen":  # the pod's that holds the stream; a server's own knows one worker
@@ -189,6 +188,12 @@ class Execution(NamedTuple):
         finally:
             await _clean_up(self.connection)
 
+    async def _call_tool(self, params: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return await self._runner.call_tool(self.context, params)
+        finally:
+            await _clean_up(self.connection)
+
     @property
     def _runner(self) -> Runner:
         return Runner(self.hosted.server, self.connection, self.hosted.lifespan_state)
@@ -243,12 +248,13 @@ def _envelope(params: dict[str, Any]) -> dict[str, Any]:
 
 
 @lru_cache(4096)
-def _user(encoded: bytes) -> AuthenticatedUser | None:
-    """What the SDK's `get_access_token()` gives: the caller without the key, which never leaves the API pod."""
+def _identity(encoded: bytes) -> tuple[CurrentTenant, AuthenticatedUser | None]:
+    """What `current_tenant()` and the SDK's `get_access_token()` give; the key itself never leaves the API pod."""
     caller = Caller.decode(encoded)
+    tenant = CurrentTenant(caller.tenant_id, caller.slug, caller.key_id)
     if not caller.key_id:
-        return None
-    return AuthenticatedUser(
+        return tenant, None
+    return tenant, AuthenticatedUser(
         AccessToken(
             token="",
             client_id=caller.key_id,

@@ -5,15 +5,30 @@ docs/decisions/0005-calling-the-sdk.md has the measurements.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import orjson
 from mcp.server.connection import Connection
-from mcp.server.context import HandlerResult
-from mcp.server.runner import ServerRunner
-from mcp_types import CallToolResult, InitializeRequestParams, TextContent
+from mcp.server.context import HandlerResult, ServerRequestContext
+from mcp.server.runner import ServerRunner, _dump_result, _extract_meta
+from mcp.shared.exceptions import MCPError
+from mcp_types import (
+    CLIENT_CAPABILITIES_META_KEY,
+    CLIENT_INFO_META_KEY,
+    INVALID_PARAMS,
+    LOG_LEVEL_META_KEY,
+    METHOD_NOT_FOUND,
+    PROTOCOL_VERSION_META_KEY,
+    SERVER_INFO_META_KEY,
+    CallToolResult,
+    ErrorData,
+    InitializeRequestParams,
+    TextContent,
+)
+from mcp_types.methods import SPEC_CLIENT_METHODS, validate_client_request
 from mcp_types.version import LATEST_HANDSHAKE_VERSION, MODERN_PROTOCOL_VERSIONS, is_version_at_least
 
 from trunkline.worker.context import decode_context
@@ -34,6 +49,41 @@ class Runner(ServerRunner[Any]):
     on_request = ServerRunner._on_request  # noqa: SLF001
     on_notify = ServerRunner._on_notify  # noqa: SLF001
 
+    async def call_tool(self, context: CallContext, params: Mapping[str, Any]) -> dict[str, Any]:
+        """`on_request` of a `tools/call`, whose params are checked once where the SDK checks them twice."""
+        version = self.connection.protocol_version
+        if not _usual(params) or (version in MODERN_PROTOCOL_VERSIONS and not self._vouched_for(params)):
+            return await self.on_request(context, "tools/call", params)
+        ctx = self._make_context(context, "tools/call", params, _extract_meta(params), version)
+        return _dump_result(await self._compose_server_middleware(partial(self._handle, params))(ctx))
+
+    def _vouched_for(self, params: Mapping[str, Any]) -> bool:
+        vouched: bool = getattr(self.connection, "vouched", False)
+        return vouched and LOG_LEVEL_META_KEY not in params.get("_meta", ())
+
+    async def _handle(self, checked: Mapping[str, Any], ctx: ServerRequestContext[Any, Any]) -> HandlerResult:
+        """What the SDK does for a request inside the middleware, which may have put something else in its place."""
+        method, params, version = ctx.method, ctx.params, ctx.protocol_version
+        if params is not checked or method != "tools/call":
+            _check(method, version, params)
+        entry = self.server.get_request_handler(method)
+        if entry is None:
+            raise MCPError(code=METHOD_NOT_FOUND, message="Method not found", data=method)
+        if not self.connection.initialize_accepted:
+            raise MCPError(code=INVALID_PARAMS, message="Invalid request parameters", data="")
+        result = await entry.handler(ctx, entry.params_type.model_validate(params or {}, by_name=False))
+        if isinstance(result, ErrorData):
+            raise MCPError.from_error_data(result)
+        return self._serialize(method, version, result)
+
+    def _stamp_server_info(self, version: str, result: dict[str, Any]) -> dict[str, Any]:
+        """The SDK's stamp, which copies deeply what seldom has any depth."""
+        stamp = self.server._server_info_stamp_source  # noqa: SLF001
+        if version not in MODERN_PROTOCOL_VERSIONS or "_meta" in result or "icons" in stamp:
+            return super()._stamp_server_info(version, result)
+        result["_meta"] = {SERVER_INFO_META_KEY: dict(stamp)}
+        return result
+
     def _serialize(self, method: str, version: str, result: HandlerResult) -> dict[str, Any]:
         """The wire form of a result; that of plain text needs no validation, being valid by construction."""
         if method != "tools/call" or type(result) is not CallToolResult or method in self.server.cache_hints:
@@ -41,22 +91,39 @@ class Runner(ServerRunner[Any]):
         plain = _plain(result, version)
         if plain is None:
             return super()._serialize(method, version, result)
-        if version in MODERN_PROTOCOL_VERSIONS:
-            plain["resultType"] = "complete"
-            return self._stamp_server_info(version, plain)
-        return plain
+        return self._stamp_server_info(version, plain)
+
+
+def _usual(params: Mapping[str, Any]) -> bool:
+    """Whether the handler's own check says all that the one by the revision's schema would."""
+    rest = len(params) - ("name" in params) - ("arguments" in params)
+    if rest:
+        meta = params.get("_meta")
+        if rest > 1 or type(meta) is not dict or type(meta.get("progressToken", "")) not in {str, int}:
+            return False
+    return type(params.get("name")) is str and type(params.get("arguments", params)) is dict
+
+
+def _check(method: str, version: str, params: Mapping[str, Any] | None) -> None:
+    if method in SPEC_CLIENT_METHODS:
+        try:
+            validate_client_request(method, version, params)
+        except KeyError:
+            raise MCPError(code=METHOD_NOT_FOUND, message="Method not found", data=method) from None
 
 
 def _plain(result: CallToolResult, version: str) -> dict[str, Any] | None:
-    """The wire form of text, with structured content that is JSON already; None for anything beyond that."""
+    """Text, with structured content that is JSON already, in the order of the schema; None for anything beyond."""
     if result.meta is not None or result.model_extra or not _has_structure(version):
         return None
     content = []
     for block in result.content:
         if type(block) is not TextContent or block.annotations is not None or block.meta is not None:
             return None
-        content.append({"type": "text", "text": block.text})
+        content.append({"text": block.text, "type": "text"})
     wire: dict[str, Any] = {"content": content, "isError": result.is_error}
+    if version in MODERN_PROTOCOL_VERSIONS:
+        wire["resultType"] = "complete"
     if result.structured_content is not None:
         if not _is_json(result.structured_content):
             return None
@@ -123,7 +190,16 @@ def _of_session(context: bytes) -> dict[str, Any]:
 
 @lru_cache(4096)
 def _of_request(version: str, said: bytes) -> dict[str, Any]:
-    return vars(Connection.from_envelope(version, *orjson.loads(said)))
+    info, capabilities = orjson.loads(said)
+    envelope = {PROTOCOL_VERSION_META_KEY: version, CLIENT_CAPABILITIES_META_KEY: capabilities}
+    if info is not None:
+        envelope[CLIENT_INFO_META_KEY] = info
+    try:
+        validate_client_request("server/discover", version, {"_meta": envelope})
+        vouched = True
+    except (ValueError, KeyError):
+        vouched = False
+    return {**vars(Connection.from_envelope(version, info, capabilities)), "vouched": vouched}
 
 
 _NOWHERE: Any = None

@@ -17,12 +17,12 @@ class Running:
 
     __slots__ = ("begun", "call", "deadline", "notified", "over", "questions", "repeatable", "since", "task")
 
-    def __init__(self, call: Call, task: asyncio.Task[None]) -> None:
+    def __init__(self, call: Call, task: asyncio.Task[None], since: float) -> None:
         self.call = call
         self.task = task
         self.deadline = float(call.deadline_ms)
         """Redis' time in epoch milliseconds; progress and questions move it."""
-        self.since = asyncio.get_running_loop().time()
+        self.since = since
         """When it began, by the loop's clock."""
         self.notified = 0
         """How many messages of the call were sent to the client."""

@@ -66,7 +66,7 @@ class Line:
         clients = Clients(redis, "w1", self.outbox, lambda _, waits: self.waiting.append(waits))  # type: ignore[arg-type]
         self.questions: Questions = clients.questions
         self.clients = clients
-        self.running = Running(CALL, asyncio.current_task())  # type: ignore[arg-type]
+        self.running = Running(CALL, asyncio.current_task(), 0)  # type: ignore[arg-type]
         self.client: CallClient = clients.of(self.running)
 
     async def _command(self, *command: str) -> None:

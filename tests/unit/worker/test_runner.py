@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from mcp.server.caching import CacheHint
 from mcp.server.connection import Connection
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.lowlevel import Server
-from mcp.server.runner import ServerRunner
-from mcp_types import Annotations, CallToolResult, ImageContent, TextContent
+from mcp.server.runner import ServerRunner, modern_error_data
+from mcp_types import Annotations, CallToolRequestParams, CallToolResult, Icon, ImageContent, TextContent
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
+from tests.unit.worker.fixture import FakeClient
 
 from trunkline.worker.context import SessionContext
+from trunkline.worker.dispatch import CallContext, to_json
 from trunkline.worker.runner import Runner, introduce, restore
 
 VERSIONS = (*HANDSHAKE_PROTOCOL_VERSIONS, *MODERN_PROTOCOL_VERSIONS)
@@ -72,6 +77,16 @@ def test_an_unusual_result_is_written_as_the_sdk_writes_it(version: str, result:
     assert orjson.dumps(ours)
 
 
+@pytest.mark.parametrize("icons", [None, [Icon(src="https://a.example/i.png")]])
+def test_a_stateless_result_says_who_the_server_is_and_never_the_same_object_twice(icons: Any) -> None:
+    server = Server("s", version="7", title="S", icons=icons)
+    (ours, theirs), (again, _) = (
+        _both(CallToolResult(content=[TextContent(text="a")]), VERSIONS[-1], server) for _ in range(2)
+    )
+    assert ours == theirs
+    assert ours["_meta"][f"{PREFIX}serverInfo"] is not again["_meta"][f"{PREFIX}serverInfo"]
+
+
 def test_connections_of_a_session_share_what_does_not_change_and_nothing_else() -> None:
     context = SessionContext("2025-11-25", CLIENT, "info").encode()
     one, other = restore(context, "s1", CHANNEL), restore(context, "s1", CHANNEL)
@@ -106,3 +121,118 @@ def test_a_call_leaves_no_reference_cycle() -> None:
     runner = Runner(Server("s"), Connection.from_envelope(VERSIONS[-1], None, None), {})
     assert runner.on_request != runner.on_notify
     assert "on_request" not in vars(runner)
+
+
+PREFIX = "io.modelcontextprotocol/"
+anything: st.SearchStrategy[Any] = plain | st.floats() | st.text()
+
+
+def seeing() -> Server[Any]:
+    """A server whose tools say what they were called with."""
+
+    async def call(ctx: ServerRequestContext[Any], params: CallToolRequestParams) -> CallToolResult:
+        meta = {key: value for key, value in (ctx.meta or {}).items() if not key.startswith(PREFIX)}
+        seen = {"name": params.name, "arguments": params.arguments, "meta": meta}
+        return CallToolResult(content=[TextContent(text="seen")], structured_content=seen)
+
+    return Server("seeing", on_call_tool=call)
+
+
+def both(version: str, served: Server[Any], params: dict[str, Any]) -> tuple[list[ServerRunner[Any]], CallContext]:
+    """The SDK's runner and ours for the same message, and its context."""
+    meta = params.get("_meta")
+    envelope = meta if isinstance(meta, dict) else {}
+    stateless = version in MODERN_PROTOCOL_VERSIONS
+    context = CallContext(1, params, "modern" if stateless else "http", SessionContext(version), FakeClient())
+    if stateless:
+        info, capabilities = envelope.get(f"{PREFIX}clientInfo"), envelope.get(f"{PREFIX}clientCapabilities")
+        connections = [introduce(version, info, capabilities, context) for _ in range(2)]
+    else:
+        connections = [restore(SessionContext(version, CLIENT).encode(), "s1", context) for _ in range(2)]
+    kinds: tuple[type[ServerRunner[Any]], ...] = (ServerRunner, Runner)
+    return [kind(served, each, {}) for kind, each in zip(kinds, connections, strict=True)], context
+
+
+tokens = st.text(max_size=3) | st.integers(-5, 5) | st.booleans() | st.none() | st.floats() | st.just([])
+envelopes = st.fixed_dictionaries(
+    {},
+    optional={
+        "progressToken": tokens,
+        "vendor/key": anything,
+        f"{PREFIX}protocolVersion": st.sampled_from(["2026-07-28", 7, None]),
+        f"{PREFIX}clientInfo": st.sampled_from([CLIENT["clientInfo"], {}, None, "x"]),
+        f"{PREFIX}clientCapabilities": st.sampled_from([{}, {"sampling": {}}, {"sampling": 1}, None]),
+        f"{PREFIX}logLevel": st.sampled_from(["info", "loud", None]),
+    },
+)
+whole = st.just(
+    {
+        f"{PREFIX}protocolVersion": "2026-07-28",
+        f"{PREFIX}clientInfo": CLIENT["clientInfo"],
+        f"{PREFIX}clientCapabilities": {},
+    }
+)
+params_of_calls = st.fixed_dictionaries(
+    {},
+    optional={
+        "name": st.sampled_from(["x", "", 7, None]),
+        "arguments": st.dictionaries(st.text(), anything, max_size=2) | st.sampled_from([None, [], "x"]),
+        "_meta": envelopes | whole | st.sampled_from([7, None, []]),
+        "task": st.sampled_from([{}, {"ttl": 1}, 7, None]),
+        "requestState": st.sampled_from(["s", 7, None]),
+        "other": anything,
+    },
+)
+
+
+async def outcome(runner: ServerRunner[Any], context: CallContext, params: dict[str, Any]) -> dict[str, Any]:
+    """What a runner makes of a call, as its answer would say."""
+    try:
+        if isinstance(runner, Runner):
+            return {"result": await runner.call_tool(context, params)}
+        return {"result": await runner.on_request(context, "tools/call", params)}
+    except Exception as error:  # noqa: BLE001 - compared
+        refused = modern_error_data(error)
+        return {"error": {"code": refused.code, "message": refused.message}}
+
+
+@given(st.sampled_from(VERSIONS), params_of_calls)
+@settings(deadline=None, max_examples=300)
+def test_params_are_taken_and_refused_as_the_sdk_does(version: str, params: dict[str, Any]) -> None:
+    async def outcomes() -> list[bytes]:
+        runners, context = both(version, seeing(), params)
+        return [to_json(await outcome(runner, context, params)) for runner in runners]
+
+    theirs, ours = asyncio.run(outcomes())
+    assert ours == theirs
+
+
+@pytest.mark.parametrize(
+    ("rewritten", "code"),
+    [
+        ({"params": {"name": "y", "arguments": {}}}, 0),
+        ({"params": {"name": 7}}, -32602),
+        ({"method": "tools/list"}, -32601),
+        ({"method": "server/discover"}, -32601),
+        ({"params": {"name": 7}, "method": "of/its/own"}, -32601),
+    ],
+)
+async def test_what_middleware_makes_of_a_call_is_checked_anew(rewritten: dict[str, Any], code: int) -> None:
+    async def rewrite(ctx: ServerRequestContext[Any], call_next: CallNext) -> HandlerResult:
+        return await call_next(replace(ctx, **rewritten))
+
+    served = seeing()
+    served.middleware[:] = [rewrite]
+    runners, context = both("2025-06-18", served, {"name": "x"})
+    for found in [await outcome(runner, context, {"name": "x"}) for runner in runners]:
+        assert found.get("error", {}).get("code", 0) == code
+        assert code or found["result"]["structuredContent"]["name"] == "y"
+
+
+async def test_a_session_that_has_not_been_initialized_calls_nothing() -> None:
+    context = CallContext(1, {}, "http", SessionContext(), FakeClient())
+    runner = Runner(seeing(), restore(b"", "5" * 32, context), {})
+    with pytest.raises(Exception, match="Invalid request parameters"):
+        await runner.call_tool(context, {"name": "x"})
+    with pytest.raises(Exception, match="Method not found"):
+        await Runner(Server("none"), restore(b"", "5" * 32, context), {}).call_tool(context, {"name": "x"})
