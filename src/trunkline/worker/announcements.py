@@ -71,6 +71,8 @@ class Announcements:
         if toolset:
             if lists:
                 await self._changes.announce_toolset(toolset, lists, secrets.token_hex(8))
+            if len(lists) < len(changes):
+                log.warning("update of a resource not told: it came outside of a call", toolset=toolset)
             return
         if lists:
             await self._changes.announce(tenant_id, lists)
