@@ -34,6 +34,13 @@ async def call_back(gate: str, ctx: Context[None]) -> str:
 
 
 @mcp.tool()
+async def hang_up(ctx: Context[None]) -> str:
+    """Hang up the session's own stream."""
+    await ctx.close_standalone_sse_stream()
+    return "hung up"
+
+
+@mcp.tool()
 async def rearrange(ctx: Context[None]) -> str:
     """Say that the tools have changed."""
     await ctx.notify_tools_changed()

@@ -106,6 +106,18 @@ async def test_a_tool_that_hangs_up_is_called_back_where_clients_know_of_it(
             assert text_of((await rest.rest())[-1]["result"]) == "through"
 
 
+async def test_a_tool_may_hang_up_the_session_s_own_stream_too(platform: Platform, apis: list[str]) -> None:
+    async with client(apis[0], key=platform.key) as one:
+        await one.initialize()
+        async with one.open("GET", base=apis[1]) as own:
+            begun = await own.event()
+            assert text_of(await one.call("hang_up", apis[2])) == "hung up"
+            with pytest.raises(EOFError, match=r"^\d+$"):
+                await own.event()
+        async with one.open("GET", last_event_id=begun.id) as again:
+            assert again.streams
+
+
 async def test_many_questions_at_once_each_get_the_answer_to_their_own(platform: Platform, apis: list[str]) -> None:
     async def converse(one: Client, name: str, turn: int) -> None:
         base, elsewhere = apis[turn % 3], apis[(turn + 1) % 3]

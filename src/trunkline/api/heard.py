@@ -63,8 +63,8 @@ class Heard:
                     stream.forget(call.encode())
             case ListsChanged("", lists, toolset, change):
                 self._in_background(self._announce(toolset, lists, change))
-            case ListsChanged(tenant_id, lists):
-                self._listeners.lists_changed(tenant_id, lists)
+            case ListsChanged(tenant_id, lists, _, change):
+                self._listeners.lists_changed(tenant_id, lists, change)
             case ResourceUpdated(tenant_id, uri):
                 self._listeners.updated(tenant_id, uri)
 

@@ -6,7 +6,7 @@ this pod may have missed something itself, it says that all may have changed.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -24,6 +24,8 @@ from trunkline.errors import InvalidParams, TooManyListeners
 from trunkline.settings import Settings
 
 METHOD = "subscriptions/listen"
+_REMEMBERED = 64
+"""Changes that several pods announce within moments of each other."""
 _SUBSCRIPTION_ID = "io.modelcontextprotocol/subscriptionId"
 _LISTS = {"tools": "toolsListChanged", "prompts": "promptsListChanged", "resources": "resourcesListChanged"}
 
@@ -94,6 +96,7 @@ class Listeners:
         self._connections = connections
         self._most = streaming.settings.tenant_listeners
         self._count: Counter[str] = Counter()
+        self._told: deque[tuple[str, str]] = deque(maxlen=_REMEMBERED)
 
     async def serve(self, request: Request, identity: Identity, message: Message) -> None:
         """Open a stream and hold it until the client leaves or the stream is ended.
@@ -119,8 +122,12 @@ class Listeners:
             if not self._count[tenant]:
                 del self._count[tenant]
 
-    def lists_changed(self, tenant_id: str, lists: Iterable[str]) -> None:
-        """Lists of a tenant's servers changed."""
+    def lists_changed(self, tenant_id: str, lists: Iterable[str], change: str = "") -> None:
+        """Lists of a tenant's servers changed; several pods may say so of one change, which they name then."""
+        if change:
+            if (tenant_id, change) in self._told:
+                return
+            self._told.append((tenant_id, change))
         for stream in self._of(tenant_id):
             stream.lists_changed(lists)
 

@@ -20,7 +20,14 @@ from trunkline.api.media import Accepts, accepted
 from trunkline.api.messages import Message, parse
 from trunkline.api.streaming import Streaming
 from trunkline.envelope import Accepted
-from trunkline.errors import InvalidMessage, MethodNotAllowed, NotAcceptable, SessionNotFound, TrunklineError
+from trunkline.errors import (
+    InvalidMessage,
+    MethodNotAllowed,
+    NotAcceptable,
+    SessionNotFound,
+    TrunklineError,
+    Unavailable,
+)
 from trunkline.streams.calls import Calls, Opening, Place
 
 
@@ -98,4 +105,6 @@ class StatelessTransport:
         try:
             await self._acceptor.cancel(identity, call, message.id)
         except SessionNotFound:  # it was answered meanwhile
+            return
+        except Unavailable:  # it runs to its end, which nobody hears of
             return

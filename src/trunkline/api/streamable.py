@@ -130,7 +130,7 @@ class StreamableTransport:
         session, call = _session_of(request), new_call_id()
         exchange = self._exchange(request, identity, session, call, form)
         exchange.expect(Accepted(exchange.name, call.encode(), message.id))
-        place = self._place(call, form)
+        place = self._place(call, exchange.form)
         accept = partial(self._acceptor.enqueue, identity, session, message, body, call, place)
         await self._streaming.answer(request, exchange, accept, patience=ANSWER_WAIT)
         await self._streaming.conclude(request, exchange)
@@ -145,7 +145,7 @@ class StreamableTransport:
         exchange = self._exchange(request, identity, session, call, form)
         exchange.expect(Accepted(exchange.name, call.encode(), message.id))
         opening = Opening(identity.caller, identity.tenant.limits.sessions)
-        place = self._place(call, form, opening)
+        place = self._place(call, exchange.form, opening)
         header = (_SESSION, session.encode())
 
         async def accept() -> None:
@@ -164,10 +164,8 @@ class StreamableTransport:
         await self._streaming.conclude(request, exchange)
 
     def _exchange(self, request: Request, identity: Identity, session: str, call: str, form: Form) -> Exchange:
-        if request.scope["http_version"] == "1.0":  # which has no way to send parts of unknown length and go on
-            form = form._replace(events=False)
         exchange = self._streaming.exchange(request, identity, stream_name(session, call), form)
-        if not form.json:
+        if not exchange.form.json:
             exchange.stream()
         return exchange
 
@@ -193,7 +191,7 @@ class StreamableTransport:
             exchange.expect(Accepted(exchange.name, call.encode(), request_id))
 
         async def accept() -> None:
-            place = self._place(first, form)
+            place = self._place(first, exchange.form)
             others = [part for part in parts if part not in requests]
             outcomes = await asyncio.gather(
                 *(

@@ -80,6 +80,8 @@ class Streaming:
 
     def exchange(self, request: Request, identity: Identity, name: str, form: Form, last: int = 0) -> Exchange:
         """The answer to a POST, which waits for nothing yet."""
+        if request.scope["http_version"] == "1.0":  # which has no way to send parts of unknown length and go on
+            form = form._replace(json=True, events=False)
         return Exchange(identity, name, form, request.protocol, self.settings, self._metrics, last)
 
     async def attach(self, stream: Stream, last: int | None) -> None:

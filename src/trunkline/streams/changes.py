@@ -48,7 +48,7 @@ class Changes:
                 messages += (each, _notification(f"notifications/{each}/list_changed"))
         keys = self._redis.keys
         await self._broadcast(tenant_id, keys.tenant(tenant_id).sessions, change, "", messages)
-        await announce(self._redis, ListsChanged(tenant_id, sorted(lists)))
+        await announce(self._redis, ListsChanged(tenant_id, sorted(lists), change=change))
 
     async def announce_toolset(self, toolset: str, lists: Collection[List], change: str) -> None:
         """Tell all pods that a toolset has changed, for every tenant; they announce it to those that they serve."""

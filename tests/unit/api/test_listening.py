@@ -7,9 +7,11 @@ import pytest
 from tests.unit.api.streams import TENANT, Client
 
 from trunkline.api.auth import Identity
+from trunkline.api.connections import Connections
 from trunkline.api.http import Protocol
-from trunkline.api.listen import Listening, _wishes
+from trunkline.api.listen import Listeners, Listening, _wishes
 from trunkline.api.messages import Message
+from trunkline.api.streaming import Streaming
 from trunkline.errors import InvalidParams
 from trunkline.settings import Settings
 from trunkline.tenants.model import public_principal
@@ -71,6 +73,35 @@ async def test_its_end_is_the_answer_to_its_request() -> None:
     stream.part()
     (last,) = messages(client)
     assert last == {"jsonrpc": "2.0", "id": "a\u00e9", "result": {"resultType": "complete", **SUBSCRIPTION}}
+
+
+class Streams:
+    """As much of `Streaming` as counting listeners takes."""
+
+    settings = Settings(environment="dev")
+
+
+async def test_a_change_that_several_pods_announce_is_told_once_and_to_its_tenant_alone() -> None:
+    client, connections = Client(), Connections()
+    listeners = Listeners(cast("Streaming", Streams()), connections)
+    stream = listening(client, toolsListChanged=True)
+    stream.begin(b": x\n\n")
+    client.written.clear()
+    connections.listening.add(stream)
+    listeners._count[TENANT.id] += 1
+    for tenant, change in (
+        (TENANT.id, "a"),
+        ("1" * 32, "b"),
+        (TENANT.id, "a"),
+        (TENANT.id, "b"),
+        (TENANT.id, ""),
+        (TENANT.id, ""),
+    ):
+        listeners.lists_changed(tenant, ["tools"], change)
+    assert len(messages(client)) == 4
+    for number in range(1000):
+        listeners.lists_changed(TENANT.id, [], str(number))
+    assert len(listeners._told) == 64
 
 
 @pytest.mark.parametrize("params", [{}, {"notifications": []}, {"notifications": {"resourceSubscriptions": [7]}}])
