@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
 import pytest
+from mcp.server.lowlevel.server import HandlerEntry
+from mcp_types import NotificationParams
 from tests.journey import workshop
 from tests.journey.conftest import Platform, eventually
-from tests.sse import Stream, connect, text_of
+from tests.sse import INITIALIZE, PATIENCE, Stream, connect, text_of
+
+from trunkline.toolsets.hosted import lowlevel
 
 # The tools log as servers of the handshake era do, which the SDK has deprecated for 2026-07-28.
 pytestmark = pytest.mark.filterwarnings("ignore::mcp.shared.exceptions.MCPDeprecationWarning")
@@ -173,11 +178,37 @@ async def test_a_mistake_of_ours_is_an_answer_too_and_holds_no_place_in_the_lane
 
     async with connect(api, key=platform.key) as stream:
         monkeypatch.setattr("trunkline.worker.executor.Execution.run", broken)
-        await stream.notify("notifications/initialized")
+        await stream.notify("notifications/roots/list_changed")
         error = (await stream.request("ping"))["error"]
         assert error["code"] == -32603
         assert workshop.SECRET not in error["message"]
         await eventually(lambda: nothing_waits(platform))
+
+
+async def test_that_a_client_is_initialized_is_told_to_a_server_that_listens_and_to_no_other(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: asyncio.Queue[str] = asyncio.Queue()
+
+    async def hear(_: object, params: NotificationParams) -> None:
+        heard.put_nowait("initialized")
+
+    api = await platform.api()
+    worker = await platform.workshop()
+    server = lowlevel(workshop.mcp)
+    async with connect(api, key=platform.key) as deaf, connect(api, key=platform.key) as told:
+        await deaf.request("initialize", INITIALIZE)
+        claimed = worker._metrics.claim_total.value
+        await deaf.notify("notifications/initialized")
+        assert await deaf.request("ping")
+        assert worker._metrics.claim_total.value == claimed + 1  # the ping
+
+        monkeypatch.setitem(
+            server._notification_handlers, "notifications/initialized", HandlerEntry(NotificationParams, hear)
+        )
+        await told.initialize()
+        async with asyncio.timeout(PATIENCE):
+            assert await heard.get() == "initialized"
 
 
 async def nothing_waits(platform: Platform) -> bool:

@@ -25,6 +25,8 @@ from trunkline.streams.control import CallCancelled, announce
 from trunkline.streams.sessions import Sessions
 from trunkline.tenants.model import SCOPE_CALL
 
+_INITIALIZED = "notifications/initialized"
+
 
 def new_call_id() -> str:
     """Our own id of a message: UUIDv7 as 32 hex characters."""
@@ -85,7 +87,9 @@ class Acceptor:
                 key=identity.principal.key_id,
             )  # fmt: skip
         request_id = envelope.id if envelope.kind == "request" else b""
-        message = Message(call, session, request_id, body, self._audit(identity, call, session, envelope), place)
+        audit = self._audit(identity, call, session, envelope)
+        formal = place is None and envelope.method == _INITIALIZED
+        message = Message(call, session, request_id, body, audit, place, formal)
         started = time.perf_counter()
         await self._calls.accept(identity.owner, message, identity.bounds)
         self._metrics.enqueue_seconds.observe(time.perf_counter() - started)

@@ -79,6 +79,8 @@ class Message(NamedTuple):
     """What is known now of the audit event; empty where none is due."""
     place: Place | None = None
     """None where the answer comes on the session's own stream."""
+    formal: bool = False
+    """Whether it is a formality where the session's context begins with `{"formal":true`: then it goes no further."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,7 @@ class Bounds:
         return cls(in_flight, interval, interval * burst)
 
 
+_FORMAL = b"formal"
 _NOTHING_NEW = Opening(b"", 0)
 _Acceptance = tuple[Owner, Message, Bounds]
 
@@ -144,7 +147,7 @@ class Calls:
             args += (
                 owner.mark, message.call, message.request_id, message.body, message.seed,
                 owner.tenant, message.session, bounds.in_flight, bounds.interval_us, bounds.burst_us,
-                _encode_place(owner, message.place) if message.place is not None else b"",
+                _encode_place(owner, message),
             )  # fmt: skip
         answers: Sequence[Any] = await self._redis.script("accept", names, args)
         return answers
@@ -253,8 +256,11 @@ class Calls:
             await create_group(self._redis, self._redis.keys.calls(lane), CALLS_GROUP)
 
 
-def _encode_place(owner: Owner, place: Place) -> bytes:
+def _encode_place(owner: Owner, message: Message) -> bytes:
     """As `accept.lua` reads it: kind, pod, stream, transport, most sessions, caller, context, a line each."""
+    place = message.place
+    if place is None:
+        return _FORMAL if message.formal else b""
     kind, stream = "post" if place.opening is None else "open", place.stream
     caller, limit, context = place.opening or _NOTHING_NEW
     if owner.transport == "lone":

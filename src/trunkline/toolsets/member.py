@@ -170,6 +170,14 @@ class Member:
         return [one for one in self.server.middleware if not isinstance(one, OpenTelemetryMiddleware)]
 
 
+def hears(server: Server[Any], notification: str) -> bool:
+    """Whether anything in a server but the SDK learns of a client's notification: a handler, or middleware."""
+    own = (OpenTelemetryMiddleware, RequestStateBoundary)
+    return server.get_notification_handler(notification) is not None or any(
+        not isinstance(one, own) for one in server.middleware
+    )
+
+
 def stop_idle_tracing(server: Server[Any]) -> None:
     """Take the SDK's tracing out of a server where this process traces nothing: a fifth of a small call's cost."""
     if isinstance(get_tracer_provider(), ProxyTracerProvider):

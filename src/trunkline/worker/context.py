@@ -24,6 +24,8 @@ class SessionContext:
     """The least severe level the client wants to read; empty where it has not said."""
     lists: tuple[str, ...] = ()
     """The lists ("tools", "prompts", "resources") whose changes the client was promised to hear of."""
+    formal: bool = False
+    """Whether nothing in the server hears that the client is initialized: then no worker need be told."""
 
     @classmethod
     def decode(cls, encoded: bytes) -> Self:
@@ -34,8 +36,8 @@ class SessionContext:
         return cls(**{**known, "lists": tuple(known.get("lists", ()))})
 
     def encode(self) -> bytes:
-        """The form that the session record keeps."""
-        return orjson.dumps(self)
+        """The form that the session record keeps; `accept.lua` reads its beginning."""
+        return orjson.dumps({"formal": self.formal, **{name: getattr(self, name) for name in _FIELDS}})
 
     def with_log_level(self, level: str) -> SessionContext:
         """The same session after `logging/setLevel`."""
@@ -48,7 +50,7 @@ class SessionContext:
         return LOG_LEVELS.index(str(level)) >= LOG_LEVELS.index(self.log_level)
 
 
-_FIELDS = frozenset(each.name for each in fields(SessionContext))
+_FIELDS = tuple(each.name for each in fields(SessionContext))
 
 decode_context = lru_cache(4096)(SessionContext.decode)
 """`SessionContext.decode`, remembered: a session's calls all bring the same bytes."""

@@ -37,7 +37,7 @@ from trunkline.metrics import Outcome
 from trunkline.toolsets.access import allowed, filter_listing
 from trunkline.toolsets.catalog import Catalog, Hosted, Switch
 from trunkline.toolsets.changes import declare
-from trunkline.toolsets.member import MOST_PAGES
+from trunkline.toolsets.member import MOST_PAGES, hears
 from trunkline.toolsets.parameters import check_headers, with_headers
 from trunkline.worker.answers import Answer
 from trunkline.worker.context import SessionContext, decode_context
@@ -169,7 +169,8 @@ class Execution(NamedTuple):
     def _initialized(self, params: dict[str, Any], lists: list[Any]) -> bytes:
         """The session's context after `initialize`; it travels with every call, so its size is bounded."""
         version = self.connection.protocol_version
-        context = SessionContext(version, params, self.session.log_level, tuple(lists)).encode()
+        formal = not hears(self.hosted.server, "notifications/initialized")
+        context = SessionContext(version, params, self.session.log_level, tuple(lists), formal).encode()
         if len(context) > LARGEST_CONTEXT:
             raise MCPError(code=INVALID_PARAMS, message=f"The params of initialize exceed {LARGEST_CONTEXT} bytes.")
         return context

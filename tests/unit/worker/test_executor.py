@@ -148,7 +148,9 @@ async def test_a_key_neither_lists_nor_calls_what_its_patterns_do_not_name(execu
 async def test_initialize_changes_the_sessions_context_and_keeps_its_level(executor: Executor) -> None:
     before = SessionContext(log_level="error").encode()
     answer = await run(executor, "initialize", CLIENT, context=before)
-    assert SessionContext.decode(answer.context) == SessionContext("2025-06-18", CLIENT, "error", ("tools",))
+    context = SessionContext("2025-06-18", CLIENT, "error", ("tools",), formal=True)
+    assert SessionContext.decode(answer.context) == context
+    assert answer.context.startswith(b'{"formal":true')
     result = orjson.loads(answer.message)["result"]
     assert result["protocolVersion"] == "2025-06-18"
     assert result["capabilities"]["tools"] == {"listChanged": True}

@@ -17,7 +17,8 @@
 --       keys begin with, 6 epoch ms until which the pod waits, 7 us between sessions at the limit, 8 us of burst; for each
 --       message: owner, call, JSON-RPC id as JSON ('' for a notification), body, audit seed, tenant, session id, most in
 --       flight, us between messages at the limit, us of burst, place; last: repeated
--- place: '' for a message whose answer comes on the session's own stream; else what is known of the POST, a line each: kind,
+-- place: '' for a message whose answer comes on the session's own stream; "formal" for one that goes no further if the
+--       session's context begins with {"formal":true, which is all that initialized clients say to most servers; else what is known of the POST, a line each: kind,
 --       pod, stream, transport, most sessions, caller, context. Kinds: "post" in a session, "open" opens it, "lone" is the
 --       only message of a session of its own, which no other names.
 -- Returns for each message 0, or {reason, ms after which to try again}: gone, lane, audit, inflight, rate, late; if it opens
@@ -69,7 +70,8 @@ local function accept(owner, call, id, body, seed, tenant, sid, most, interval, 
   local session = base .. 's:' .. sid
   local request, fresh, caller, context, holder = id ~= '', nil, nil, nil, nil
   local kind, pod, stream, transport, sessions = '', nil, '', nil, nil
-  if place ~= '' then
+  local formal = place == 'formal'
+  if place ~= '' and not formal then
     kind, pod, stream, transport, sessions, caller, context =
       string.match(place, '^(.-)\n(.-)\n(.-)\n(.-)\n(.-)\n(.-)\n(.*)$')
   end
@@ -98,6 +100,10 @@ local function accept(owner, call, id, body, seed, tenant, sid, most, interval, 
   end
   if stream ~= '' and request then hold(record, pod, stream == call) end
   usage.due, usage.changed = due, true
+  if fresh and now > fresh then
+    renew(session, base .. 'sessions', sid, ARGV[2], now)
+  end
+  if formal and string.sub(context, 1, 14) == '{"formal":true' then return 0 end
 
   local head = '1\n' .. call .. '\n' .. tenant .. '\n' .. sid .. '\n' .. accepted .. '\n' .. (request and deadline or '0')
   local waits = request and usage.inflight >= slots
@@ -123,9 +129,6 @@ local function accept(owner, call, id, body, seed, tenant, sid, most, interval, 
     redis.call('HSET', session, 'p:' .. call, entry .. '\n' .. accepted .. '\n' .. id .. '\n' .. stream .. '\n' .. seed)
     table.insert(due_at, deadline)
     table.insert(due_at, tenant .. ':' .. sid .. ':' .. call)
-  end
-  if fresh and now > fresh then
-    renew(session, base .. 'sessions', sid, ARGV[2], now)
   end
   return 0
 end
