@@ -7,6 +7,7 @@ import select
 import socket
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from faults.fuzz import fuzz
@@ -106,7 +107,13 @@ def _answer_in_the_middle(listener: socket.socket) -> None:
 
 def test_an_answer_before_a_reset_is_heard_and_not_taken_for_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
     connect = socket.create_connection
-    monkeypatch.setattr(socket, "create_connection", lambda *given: _Tardy(fileno=connect(*given).detach()))
+
+    def connect_tardily(*given: Any) -> _Tardy:
+        tardy = _Tardy(fileno=connect(*given).detach())
+        tardy.settimeout(10)
+        return tardy
+
+    monkeypatch.setattr(socket, "create_connection", connect_tardily)
     with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor() as threads:
         listener.settimeout(10)
         serving = threads.submit(_answer_in_the_middle, listener)
