@@ -2,13 +2,13 @@
 
 A message passes seven stations; logs, metrics and tests use their names:
 
-1. accept   `api/sse.py`            authenticate, limit, parse the JSON-RPC envelope
+1. accept   `api/accept.py`         authenticate, limit, parse the JSON-RPC envelope; `api/` has a file per transport
 2. enqueue  `streams/calls.py`      `accept.lua`: check session and limits, record as pending, append to the lane
 3. claim    `worker/consumer.py`    read the lanes, only as much as there are free slots for
 4. execute  `worker/executor.py`    run it through the tenant's `mcp` `Server`
 5. publish  `streams/outbox.py`     `publish.lua`: still pending? append to the outbox, publish, forget, acknowledge
 6. forward  `api/forwarder.py`      receive from Redis, fill gaps from the outbox
-7. deliver  `api/connections.py`    write the SSE event, whose `id:` is the outbox offset
+7. deliver  `api/streaming.py`      write the SSE event, whose `id:` is the outbox offset, or finish the POST
 """
 
 from __future__ import annotations
