@@ -9,8 +9,9 @@ from urllib.parse import urlsplit
 
 import structlog
 
+from trunkline.api.connection import Scope
 from trunkline.api.health import Health
-from trunkline.api.http import ClientGone, Headers, Receive, Request, Scope, Send
+from trunkline.api.http import ClientGone, Headers, Receive, Request, Send
 from trunkline.api.inbound import is_stateless
 from trunkline.api.sse import SseTransport
 from trunkline.api.stateless import StatelessTransport

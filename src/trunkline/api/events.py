@@ -10,7 +10,8 @@ import asyncio
 import random
 
 from trunkline.api.auth import Identity
-from trunkline.api.http import Headers, Protocol
+from trunkline.api.connection import Protocol
+from trunkline.api.http import Headers
 from trunkline.settings import Settings
 
 HEADERS: Headers = [

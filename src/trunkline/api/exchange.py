@@ -13,8 +13,9 @@ from typing import NamedTuple
 import orjson
 
 from trunkline.api.auth import Identity
+from trunkline.api.connection import Protocol
 from trunkline.api.events import DRAINING, KEEP_ALIVE, POLL, REPLACED, SESSION_ENDED, event, priming
-from trunkline.api.http import Protocol, error_response
+from trunkline.api.http import error_response
 from trunkline.api.stream import LOST, Stream
 from trunkline.errors import Forbidden, SessionNotFound, TrunklineError, Unauthorized
 from trunkline.metrics import Metrics

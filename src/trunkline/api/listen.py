@@ -15,9 +15,10 @@ from mcp_types import SubscriptionsListenRequestParams
 from pydantic import ValidationError
 
 from trunkline.api.auth import Identity
+from trunkline.api.connection import Protocol
 from trunkline.api.connections import Connections
 from trunkline.api.events import EventStream, event
-from trunkline.api.http import Protocol, Request
+from trunkline.api.http import Request
 from trunkline.api.messages import Message
 from trunkline.api.streaming import Streaming
 from trunkline.errors import InvalidParams, TooManyListeners

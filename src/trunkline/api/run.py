@@ -18,11 +18,11 @@ from trunkline import __version__
 from trunkline.api.accept import Acceptor
 from trunkline.api.app import App
 from trunkline.api.auth import Authenticator
+from trunkline.api.connection import Protocol
 from trunkline.api.connections import Connections
 from trunkline.api.forwarder import Forwarder
 from trunkline.api.health import Health
 from trunkline.api.heard import Heard
-from trunkline.api.http import Protocol
 from trunkline.api.listen import Listeners
 from trunkline.api.server import Server
 from trunkline.api.sse import SseTransport
@@ -272,7 +272,10 @@ class ApiProcess:
             for protocol in list(self._server.server_state.connections):
                 if not isinstance(protocol, Protocol):
                     continue
-                if (protocol.idle_since or math.inf) < idle:
+                if protocol.stalls(clock(), self._settings.stream_write_timeout):
+                    self._metrics.slow_readers_total.inc()
+                    protocol.transport.abort()
+                elif protocol.keeps_up and (protocol.idle_since or math.inf) < idle:
                     protocol.transport.close()
                 elif (protocol.head_since or math.inf) < head or (protocol.body_since or math.inf) < body:
                     protocol.transport.abort()

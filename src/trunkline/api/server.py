@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import uvicorn
 
-from trunkline.api.http import Protocol
+from trunkline.api.connection import Protocol
 
 _CLOSE = (b"connection", b"close")
 

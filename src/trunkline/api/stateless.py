@@ -11,8 +11,9 @@ from typing import NoReturn
 
 from trunkline.api.accept import Acceptor, new_call_id
 from trunkline.api.auth import Authenticator, Identity
+from trunkline.api.connection import CLIENT_GONE
 from trunkline.api.exchange import Form
-from trunkline.api.http import CLIENT_GONE, Request
+from trunkline.api.http import Request
 from trunkline.api.inbound import check_request, check_version, context_of, status_of
 from trunkline.api.listen import METHOD as LISTEN
 from trunkline.api.listen import Listeners

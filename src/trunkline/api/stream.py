@@ -16,9 +16,9 @@ from collections.abc import Set as AbstractSet
 
 from trunkline.api.answered import Answered, lost_answer
 from trunkline.api.auth import Identity
+from trunkline.api.connection import Protocol
 from trunkline.api.events import POLL, REPLACED, SESSION_ENDED, EventStream, event, priming
 from trunkline.api.hold import Hold
-from trunkline.api.http import Protocol
 from trunkline.envelope import POLL as TO_POLL
 from trunkline.envelope import REPLACED as WAS_REPLACED
 from trunkline.envelope import Accepted, Delivery

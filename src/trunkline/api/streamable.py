@@ -13,10 +13,11 @@ from functools import partial
 
 from trunkline.api.accept import Acceptor, new_call_id
 from trunkline.api.auth import Authenticator, Identity
+from trunkline.api.connection import CLIENT_GONE
 from trunkline.api.connections import Connections
 from trunkline.api.events import KEEP_ALIVE
 from trunkline.api.exchange import Exchange, Form
-from trunkline.api.http import CLIENT_GONE, Request
+from trunkline.api.http import Request
 from trunkline.api.inbound import VERSION, begins_with_an_id
 from trunkline.api.media import Accepts, accepted
 from trunkline.api.messages import Message, Part, parse, parse_batch

@@ -7,10 +7,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from trunkline.api.auth import Authenticator, Identity
+from trunkline.api.connection import CLIENT_GONE
 from trunkline.api.connections import Connections
 from trunkline.api.events import DRAINING, HEADERS, SLOW_READER, EventStream
 from trunkline.api.exchange import Exchange, Form, reason_of
-from trunkline.api.http import CLIENT_GONE, JSON, Request
+from trunkline.api.http import JSON, Request
 from trunkline.api.stream import Stream
 from trunkline.errors import Draining, SessionNotFound
 from trunkline.metrics import Metrics

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any, cast
 
 from trunkline.api.auth import Identity
-from trunkline.api.http import Protocol
+from trunkline.api.connection import Protocol
 from trunkline.api.stream import Stream
 from trunkline.envelope import Accepted, Delivery
 from trunkline.metrics import Metrics

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from tests.unit.api.streams import SESSION, TENANT, Client
 
 from trunkline.api.auth import Identity
+from trunkline.api.connection import CLIENT_GONE, Protocol
 from trunkline.api.events import DRAINING, KEEP_ALIVE, POLL, REPLACED, SESSION_ENDED
 from trunkline.api.exchange import ANSWERED, Exchange, Form, reason_of
-from trunkline.api.http import CLIENT_GONE, Protocol
 from trunkline.envelope import Accepted, Delivery
 from trunkline.errors import Forbidden, SessionNotFound, TooManyRequests, Unauthorized
 from trunkline.metrics import Metrics

@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 from typing import cast
 
-from trunkline.api.http import Corked
+from trunkline.api.connection import Corked
 
 
 class Transport:

@@ -7,8 +7,8 @@ import pytest
 from tests.unit.api.streams import TENANT, Client
 
 from trunkline.api.auth import Identity
+from trunkline.api.connection import Protocol
 from trunkline.api.connections import Connections
-from trunkline.api.http import Protocol
 from trunkline.api.listen import Listeners, Listening, _wishes
 from trunkline.api.messages import Message
 from trunkline.api.streaming import Streaming

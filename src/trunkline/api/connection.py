@@ -1,0 +1,209 @@
+"""A client's connection as uvicorn serves it, and what it is spared: writes, timers, clients that do not keep up."""
+
+from __future__ import annotations
+
+import asyncio
+import typing
+from collections.abc import MutableMapping, Sequence
+from typing import Any, cast
+
+import orjson
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from trunkline.errors import INVALID_REQUEST
+
+Scope = MutableMapping[str, Any]
+CLIENT_GONE = "client gone"
+_MOST_CORKED = 65_536
+"""Bytes of one turn that a connection keeps from its transport: as many as the transport's high-water mark."""
+
+
+class Held(typing.Protocol):
+    """An answer that takes its time."""
+
+    def end(self, reason: str) -> None:
+        """Nobody waits for it any more."""
+
+
+class Corked:
+    """A transport that sends what is written in one turn of the event loop at once, unless it is much.
+
+    uvicorn writes the head and the body of an answer one after the other; each write is a system call, and on
+    loopback and small answers the dearest part of a request. What is much goes on before the turn ends: the kernel
+    takes what it has room for, and the transport tells of a client that does not keep up.
+    """
+
+    __slots__ = ("_corked", "_loop", "_transport", "_written")
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._written: list[bytes] = []
+        self._corked = 0
+
+    def write(self, data: bytes) -> None:
+        """Send `data` at the end of this turn."""
+        if not self._written:
+            self._loop.call_soon(self._flush)
+        self._written.append(data)
+        self._corked += len(data)
+        if self._corked >= _MOST_CORKED:
+            self._flush()
+
+    def close(self) -> None:
+        """Send what was written, then close."""
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._written:
+            written = b"".join(self._written)
+            self._written.clear()
+            self._corked = 0
+            self._transport.write(written)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
+class Protocol(HttpToolsProtocol):
+    """uvicorn's protocol, which also knows since when it waits for a head, and can stream without a task."""
+
+    # Beside uvicorn's own attributes, whose dictionary would otherwise double for each connection.
+    __slots__ = ("_stalled", "body_since", "head_since", "held", "idle_since")
+
+    held: Held | None
+    """The answer that takes its time: while it does, nothing else is answered on this connection."""
+    head_since: float | None
+    """When the client began the head of a request, by the loop's clock; None while there is none under way."""
+    body_since: float | None
+    """When the client began the body of a request, answered or not; None while there is none under way."""
+    idle_since: float | None
+    """When the last answer was written; None while a request is under way, or before the first."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client has connected."""
+        super().connection_made(cast("asyncio.Transport", Corked(transport, self.loop)))
+        self.held = None
+        self._stalled: tuple[int, float] | None = None
+        self.head_since, self.body_since, self.idle_since = self.loop.time(), None, None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has gone, or was hung up on."""
+        super().connection_lost(exc)
+        if self.held is not None:
+            self.held.end(CLIENT_GONE)
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request is there."""
+        super().on_message_begin()
+        self.scope["extensions"] = {"trunkline.protocol": self}  # type: ignore[dict-item]
+        self.head_since, self.idle_since = self.loop.time(), None
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A field came; behind the body it is a trailer, and no header (RFC 9110, section 6.5.1)."""
+        if self.body_since is None:
+            super().on_header(name, value.strip(b" \t"))  # the parser leaves it at the end (RFC 9110, section 5.5)
+
+    def on_headers_complete(self) -> None:
+        """The head of a request is there."""
+        self.head_since = None
+        if self.held is not None:
+            self.transport.abort()
+            return
+        self.body_since = self.loop.time()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """A request is whole."""
+        self.body_since = None
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """A request was answered; who looks after slow clients looks after idle ones, so no timer is needed."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self.idle_since = self.loop.time()
+
+    # What uvicorn's `receive` and `send` do, for the usual case that all is there and one write is enough.
+
+    def take_body(self, scope: Scope) -> bytes | None:
+        """The body of a request that has come whole; None where it takes `receive` to get it."""
+        cycle = self.cycle
+        if cycle.scope is not scope or cycle.waiting_for_100_continue or cycle.disconnected:
+            return None
+        body, cycle.body = bytes(cycle.body), bytearray()
+        return body
+
+    def answer(self, scope: Scope, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> bool:
+        """Write a whole answer at once; False, and nothing is written, where it takes `send` to do it right.
+
+        So for answers that are the last on their connection, that have no body whatever their length says, or whose
+        client does not keep up.
+        """
+        cycle = self.cycle
+        if (
+            cycle.scope is not scope
+            or not cycle.keep_alive
+            or cycle.disconnected
+            or cycle.response_started
+            or not self.keeps_up
+            or scope["method"] == "HEAD"
+        ):
+            return False
+        parts = [STATUS_LINE[status]]
+        for name, value in (*cycle.default_headers, *headers):
+            if name == b"connection":
+                return False
+            parts += (name, b": ", value, b"\r\n")
+        parts += (b"\r\n", body)
+        cycle.response_started = cycle.response_complete = True
+        self.transport.write(b"".join(parts))
+        cycle.on_response()
+        return True
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP, in JSON like every error."""
+        body = orjson.dumps({"jsonrpc": "2.0", "id": None, "error": {"code": INVALID_REQUEST, "message": msg}})
+        self.transport.write(
+            b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
+            b"content-length: %d\r\n\r\n%b" % (len(body), body)
+        )
+        self.transport.close()
+
+    @property
+    def keeps_up(self) -> bool:
+        """Whether the client reads what it is sent: the transport's buffer is below its high-water mark."""
+        return not self.flow.write_paused
+
+    def write_chunk(self, data: bytes) -> None:
+        """Write a part of the streamed response that is under way, as `send` would, at once."""
+        if self.cycle.chunked_encoding:  # HTTP/1.1; RFC 9112, section 7.1
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        self.transport.write(data)
+
+    @property
+    def unread(self) -> int:
+        """Bytes that the client has left no room for, on top of what the kernel holds for it."""
+        return self.transport.get_write_buffer_size()
+
+    def stalls(self, now: float, timeout: float) -> bool:
+        """Whether the client has read nothing of an answer for so many seconds; to be asked now and then.
+
+        A stream looks after its reader itself.
+        """
+        if self.keeps_up or self.held is not None:
+            self._stalled = None
+            return False
+        if self._stalled is None or self.unread < self._stalled[0]:
+            self._stalled = self.unread, now
+        return now - self._stalled[1] > timeout
+
+    async def drained(self) -> None:
+        """Wait until the client keeps up again, or has gone."""
+        await self.flow.drain()
