@@ -217,6 +217,7 @@ class Windows:
     "memory bounded, slow ones cut off and resume without loss; others' p99 at most 1.2 times",
     small=Size(60, messages=13, bytes=190 * 1024, per_second=400, rounds=1, buffer=128 * 1024, timed=False),
     full=Size(1_000, messages=60, bytes=48 * 1024, per_second=250, rounds=12, buffer=1024 * 1024, timed=True),
+    transports=("sse",),
 )
 async def readers(rig: Rig, size: Size) -> Figures:
     """Send to slow readers, and as much to ones that read in between; then have the slow ones catch up."""

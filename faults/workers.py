@@ -302,17 +302,19 @@ async def hogged(rig: Rig, size: Hog) -> Figures:
 
 @dataclass(frozen=True, slots=True)
 class Leave:
-    """Size: calls of each kind that end their worker, one after the other."""
+    """Size: calls of each kind that end their worker, one after the other, and long ones beside them."""
 
     calls: int
+    beside: int
+    """For each client of another tenant, while a call ends its workers after a second."""
 
 
 @scenario(
     "worker-left",
     "a tool that ends its process: repeatable, at once or after a second, and non-repeatable",
     "set aside after three workers, unknown after one; other tenants unharmed",
-    small=Leave(calls=1),
-    full=Leave(calls=10),
+    small=Leave(calls=1, beside=4),
+    full=Leave(calls=10, beside=8),
 )
 async def left(rig: Rig, size: Leave) -> Figures:
     await rig.start(apis=2, workers=3)
@@ -335,7 +337,7 @@ async def left(rig: Rig, size: Leave) -> Figures:
             for _ in range(size.calls)
         ]
         # They run longer than the one beside them needs to end the worker, and some of so many meet it each time.
-        for other in others * 8:
+        for other in others * size.beside:
             group.create_task(call_on(other, 2_000))
         leaving += [[await rig.random.choice(clients).call("leave_later", seconds=1.0)] for _ in range(size.calls)]
         over.set()
