@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from typing import Any
 
 from trunkline.api.auth import authorized
@@ -22,6 +22,7 @@ from trunkline.streams.control import (
     TenantChanged,
 )
 from trunkline.tenants.directory import TenantDirectory
+from trunkline.tenants.model import Tenant
 from trunkline.tenants.verify import Verifier
 
 
@@ -65,8 +66,10 @@ class Heard:
                 self._in_background(self._announce(toolset, lists, change))
             case ListsChanged(tenant_id, lists, _, change):
                 self._listeners.lists_changed(tenant_id, lists, change)
-            case ResourceUpdated(tenant_id, uri):
-                self._listeners.updated(tenant_id, uri)
+            case ResourceUpdated("", uri, toolset, change):
+                self._in_background(self._announce_update(toolset, uri, change))
+            case ResourceUpdated(tenant_id, uri, _, change):
+                self._listeners.updated(tenant_id, uri, change)
 
     def end_streams_of_revoked_keys(self) -> None:
         """Look at all streams whether their keys were revoked."""
@@ -87,13 +90,23 @@ class Heard:
                 stream.end("tenant changed")
 
     async def _announce(self, toolset: str, lists: Collection[str], change: str) -> None:
-        """Tell the tenants that have a toolset on, as far as their clients are connected here."""
+        """Tell the tenants that have a toolset on that lists of it changed, as far as they are connected here."""
         changed = [each for each in LISTS if each in lists]
+        async for tenant in self._tenants_with(toolset):
+            with contextlib.suppress(Unavailable):
+                await self._changes.announce(tenant.id, changed, change=change)
+
+    async def _announce_update(self, toolset: str, uri: str, change: str) -> None:
+        """Tell them that a resource of it was updated."""
+        async for tenant in self._tenants_with(toolset):
+            with contextlib.suppress(Unavailable):
+                await self._changes.updated(tenant.id, uri, change=change)
+
+    async def _tenants_with(self, toolset: str) -> AsyncIterator[Tenant]:
         for slug in {stream.slug for stream in self._connections}:
             tenant = await self._directory.get(slug)
             if tenant is not None and toolset in tenant.enabled_toolsets:
-                with contextlib.suppress(Unavailable):
-                    await self._changes.announce(tenant.id, changed, change=change)
+                yield tenant
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

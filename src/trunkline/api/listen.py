@@ -125,17 +125,23 @@ class Listeners:
 
     def lists_changed(self, tenant_id: str, lists: Iterable[str], change: str = "") -> None:
         """Lists of a tenant's servers changed; several pods may say so of one change, which they name then."""
-        if change:
-            if (tenant_id, change) in self._told:
-                return
-            self._told.append((tenant_id, change))
-        for stream in self._of(tenant_id):
-            stream.lists_changed(lists)
+        if self._is_new(tenant_id, change):
+            for stream in self._of(tenant_id):
+                stream.lists_changed(lists)
 
-    def updated(self, tenant_id: str, uri: str) -> None:
-        """A resource of a tenant's servers was updated."""
-        for stream in self._of(tenant_id):
-            stream.updated(uri)
+    def updated(self, tenant_id: str, uri: str, change: str = "") -> None:
+        """A resource of a tenant's servers was updated; as above."""
+        if self._is_new(tenant_id, change):
+            for stream in self._of(tenant_id):
+                stream.updated(uri)
+
+    def _is_new(self, tenant_id: str, change: str) -> bool:
+        if not change:
+            return True
+        if (tenant_id, change) in self._told:
+            return False
+        self._told.append((tenant_id, change))
+        return True
 
     def missed(self) -> None:
         """This pod could not listen for a while."""

@@ -54,11 +54,16 @@ class Changes:
         """Tell all pods that a toolset has changed, for every tenant; they announce it to those that they serve."""
         await announce(self._redis, ListsChanged("", sorted(lists), toolset, change))
 
-    async def updated(self, tenant_id: str, uri: str) -> None:
+    async def updated(self, tenant_id: str, uri: str, *, change: str = "") -> None:
         """Tell who has subscribed to a resource that it was updated (`notifications/resources/updated`)."""
         message = _notification("notifications/resources/updated", {"uri": uri})
-        await self._broadcast(tenant_id, self._redis.keys.tenant(tenant_id).subscribers, "", uri, ["", message])
-        await announce(self._redis, ResourceUpdated(tenant_id, uri))
+        subscribers = self._redis.keys.tenant(tenant_id).subscribers
+        await self._broadcast(tenant_id, subscribers, change, uri, ["", message])
+        await announce(self._redis, ResourceUpdated(tenant_id, uri, change=change))
+
+    async def updated_toolset(self, toolset: str, uri: str, change: str) -> None:
+        """Tell all pods that a resource of a toolset was updated, for every tenant; see `announce_toolset`."""
+        await announce(self._redis, ResourceUpdated("", uri, toolset, change))
 
     async def _broadcast(
         self, tenant_id: str, whom: str, change: str, uri: str, messages: Sequence[Argument]

@@ -58,10 +58,13 @@ class ListsChanged:
 
 @dataclass(frozen=True, slots=True)
 class ResourceUpdated:
-    """A resource of a tenant's servers was updated."""
+    """A resource of a tenant's servers was updated; of a toolset, for every tenant, where the tenant is empty."""
 
     tenant_id: str
     uri: str
+    toolset: str = ""
+    change: str = ""
+    """As for lists."""
 
 
 Event = TenantChanged | KeyRevoked | SigningKeysChanged | CallCancelled | ListsChanged | ResourceUpdated

@@ -71,8 +71,9 @@ class Announcements:
         if toolset:
             if lists:
                 await self._changes.announce_toolset(toolset, lists, secrets.token_hex(8))
-            if len(lists) < len(changes):
-                log.warning("update of a resource not told: it came outside of a call", toolset=toolset)
+            for change in changes:
+                if change.uri:
+                    await self._changes.updated_toolset(toolset, change.uri, secrets.token_hex(8))
             return
         if lists:
             await self._changes.announce(tenant_id, lists)

@@ -43,6 +43,10 @@ class FakeChanges:
     async def updated(self, tenant_id: str, uri: str) -> None:
         self.told.append((tenant_id, uri))
 
+    async def updated_toolset(self, toolset: str, uri: str, change: str) -> None:
+        assert change
+        self.told.append(("every tenant of", toolset, uri))
+
 
 @pytest.fixture
 def changes() -> FakeChanges:
@@ -85,11 +89,11 @@ async def test_what_a_toolset_announces_in_a_call_concerns_its_tenant_and_else_a
     assert sorted(changes.told) == [("every tenant of", "news", "resources"), ("t1", "tools")]
 
 
-async def test_an_update_outside_of_a_call_is_nobodys(changes: FakeChanges, telling: Announcements) -> None:
+async def test_an_update_outside_of_a_call_concerns_all_tenants(changes: FakeChanges, telling: Announcements) -> None:
     telling.heard("news", Change(None, "a:b"))
     telling.heard("news", Change("tools"))
     await telling.aclose()
-    assert changes.told == [("every tenant of", "news", "tools")]
+    assert sorted(changes.told) == [("every tenant of", "news", "a:b"), ("every tenant of", "news", "tools")]
 
 
 async def test_with_redis_away_a_change_is_dropped_and_others_are_not(
