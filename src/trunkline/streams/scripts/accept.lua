@@ -94,9 +94,6 @@ local function accept(owner, call, id, body, seed, tenant, sid, most, interval, 
     local refused = begin(session, base .. 'sessions', base .. 'usage', sid, owner, '0 -', caller, ARGV[2], sessions,
       ARGV[7], ARGV[8], us)
     if refused then return refused[1] == 'rate' and {'session rate', refused[2]} or refused end
-  elseif kind == 'lone' then
-    redis.call('HSET', session, 'principal', owner, 'caller', '', 'fresh', '', 'holder', '1 ' .. pod, 'box', '0 1 0 0')
-    redis.call('PEXPIRE', session, ARGV[2])
   end
   if stream ~= '' and request then hold(record, pod, stream == call) end
   usage.due, usage.changed = due, true
@@ -126,7 +123,14 @@ local function accept(owner, call, id, body, seed, tenant, sid, most, interval, 
       pod = string.match(holder, ' (.*)')
       told[pod] = (told[pod] or '') .. '\n' .. sid .. '\n' .. call .. '\n' .. id
     end
-    redis.call('HSET', session, 'p:' .. call, entry .. '\n' .. accepted .. '\n' .. id .. '\n' .. stream .. '\n' .. seed)
+    local pending = entry .. '\n' .. accepted .. '\n' .. id .. '\n' .. stream .. '\n' .. seed
+    if kind == 'lone' then
+      redis.call('HSET', session, 'principal', owner, 'caller', '', 'fresh', '', 'holder', '1 ' .. pod, 'box', '0 1 0 0',
+        'p:' .. call, pending)
+      redis.call('PEXPIRE', session, ARGV[2])
+    else
+      redis.call('HSET', session, 'p:' .. call, pending)
+    end
     table.insert(due_at, deadline)
     table.insert(due_at, tenant .. ':' .. sid .. ':' .. call)
   end
