@@ -44,6 +44,10 @@ TIMED_OUT = orjson.dumps(
 CANCELLED = orjson.dumps({"code": REQUEST_CANCELLED, "message": "Request cancelled"})
 
 
+_KEPT_DELIVERED_MS = 120_000
+"""How long the stream of a POST is kept that was written to its end, should the client have lost the last of it."""
+
+
 class Opening(NamedTuple):
     """What is new with a message that opens its session."""
 
@@ -120,7 +124,7 @@ class Calls:
         self._session_rate = session_rate(settings)
         self._outbox_limits = (settings.outbox_max_messages, settings.outbox_max_bytes, settings.outbox_ttl * 1000)
         self._accepting: Batch[_Acceptance] = Batch(self._accept)
-        self._forgetting: Batch[tuple[str, str]] = Batch(self._forget)
+        self._forgetting: Batch[tuple[str, str, int]] = Batch(self._forget)
 
     async def accept(self, owner: Owner, message: Message, bounds: Bounds) -> None:
         """Accept a message: once this returns, a request gets exactly one answer.
@@ -152,16 +156,24 @@ class Calls:
         answers: Sequence[Any] = await self._redis.script("accept", names, args)
         return answers
 
-    async def cancel(self, owner: Owner, session: str, request_id: bytes) -> list[str]:
+    async def cancel(self, owner: Owner, session: str, request_id: bytes, bounds: Bounds | None = None) -> list[str]:
         """Take back a request, named by its JSON-RPC id as JSON.
 
         The stream of a POST gets the error -32800 in the answer's place, so that it has an end for who resumes it.
+        The worker that runs it is told.
+
+        Args:
+            owner: Whose request it is.
+            session: Its session.
+            request_id: The JSON-RPC id as JSON.
+            bounds: The tenant's limits, where a message of its client asks for this.
 
         Returns:
-            Our ids of the calls that are cancelled by this; announce them, so that their workers stop.
+            Our ids of the calls that are cancelled by this.
 
         Raises:
             SessionNotFound: unknown, ended or another principal's session.
+            TooManyRequests: the tenant's rate is at its limit.
         """
         keys = self._redis.keys
         tenant = keys.tenant(owner.tenant)
@@ -170,14 +182,18 @@ class Calls:
             [keys.stream(owner.tenant, session)[0], tenant.deadlines, tenant.calls, tenant.audit],
             [
                 owner.mark, request_id, session, f"{owner.tenant}:{session}:", tenant.lane, tenant.base, CANCELLED,
-                tenant.pods, *self._outbox_limits,
+                tenant.pods, *self._outbox_limits, keys.control, *_pace(bounds),
             ],
         )  # fmt: skip
         if cancelled == 0:
             raise SessionNotFound
+        if isinstance(cancelled, int):
+            raise _refusal(b"rate", -cancelled)
         return [call.decode() for call in cancelled]
 
-    async def reply(self, owner: Owner, session: str, question: str, response: bytes) -> bool:
+    async def reply(
+        self, owner: Owner, session: str, question: str, response: bytes, bounds: Bounds | None = None
+    ) -> bool:
         """Hand a client's response to the worker whose tool waits for it.
 
         Args:
@@ -185,37 +201,45 @@ class Calls:
             session: In which session.
             question: The JSON-RPC id of the tool's request.
             response: The JSON-RPC response as the client sent it.
+            bounds: The tenant's limits.
 
         Returns:
             False when nobody waits for it: answered before, out of time, or never asked in this session.
 
         Raises:
             SessionNotFound: unknown, ended or another principal's session.
+            TooManyRequests: the tenant's rate is at its limit.
         """
         keys = self._redis.keys
+        tenant = keys.tenant(owner.tenant)
         call, _, number = question.partition(".")
         if not is_session_id(call):  # ours have the same form
             call = ""
-        taken: int = await self._redis.script(
+        taken: int | list[int] = await self._redis.script(
             "reply",
-            [keys.stream(owner.tenant, session)[0], keys.questions(owner.tenant, session, call)],
-            [owner.mark, call, number.replace(".", "-"), keys.tenant(owner.tenant).workers, response],
+            [keys.stream(owner.tenant, session)[0], keys.questions(owner.tenant, session, call), tenant.usage],
+            [owner.mark, call, number.replace(".", "-"), tenant.workers, response, *_pace(bounds)],
         )
+        if isinstance(taken, list):
+            raise _refusal(b"rate", taken[0])
         if taken < 0:
             raise SessionNotFound
         return bool(taken)
 
-    def forget(self, tenant: str, name: str) -> None:
-        """A stream was delivered whole in an answer that nobody can resume: nothing of it need be kept.
+    def forget(self, tenant: str, name: str, *, resumable: bool = False) -> None:
+        """A stream was delivered whole: nothing of it need be kept, or not for long if its client may come back.
 
         Sent with others, some time soon; should it not be, the stream expires.
         """
-        waiting = self._forgetting.add(self._redis.keys.tenant(tenant).number, (tenant, name))
+        keep = min(_KEPT_DELIVERED_MS, self._outbox_limits[2]) if resumable else 0
+        waiting = self._forgetting.add(self._redis.keys.tenant(tenant).number, (tenant, name, keep))
         waiting.add_done_callback(lambda done: done.cancelled() or done.exception())
 
-    async def _forget(self, lane: int, streams: Sequence[tuple[str, str]]) -> Sequence[None]:
+    async def _forget(self, lane: int, streams: Sequence[tuple[str, str, int]]) -> Sequence[None]:
         await self._redis.script(
-            "forget", [], [self._redis.keys.lane(lane), *(part for each in streams for part in each)]
+            "forget",
+            [self._redis.keys.calls(lane)],
+            [self._redis.keys.lane(lane), *(part for each in streams for part in each)],
         )
         return [None] * len(streams)
 
@@ -254,6 +278,11 @@ class Calls:
         """Make the consumer group of every lane, where it is missing; calls that wait already belong to it."""
         for lane in range(self._redis.keys.lanes):
             await create_group(self._redis, self._redis.keys.calls(lane), CALLS_GROUP)
+
+
+def _pace(bounds: Bounds | None) -> tuple[float, float]:
+    """What `pace.lua` needs; zeros count nothing."""
+    return (0, 0) if bounds is None else (bounds.interval_us, bounds.burst_us)
 
 
 def _encode_place(owner: Owner, message: Message) -> bytes:

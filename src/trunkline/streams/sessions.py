@@ -204,7 +204,7 @@ class Sessions:
                 *keys.stream(owner.tenant, session),
                 tenant.deadlines, tenant.calls, tenant.audit, tenant.sessions,
             ],
-            [session, owner.mark, f"{owner.tenant}:{session}:", tenant.pods, tenant.lane, tenant.base],
+            [session, owner.mark, f"{owner.tenant}:{session}:", tenant.pods, tenant.lane, tenant.base, keys.control],
         )  # fmt: skip
         if abandoned == 0:
             raise SessionNotFound

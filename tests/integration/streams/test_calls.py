@@ -14,6 +14,7 @@ from trunkline.settings import Settings
 from trunkline.streams.audit import AuditFeed
 from trunkline.streams.calls import Bounds, Calls
 from trunkline.streams.client import Redis, source
+from trunkline.streams.control import CallCancelled, Event, decode
 from trunkline.streams.sessions import Owner
 
 
@@ -240,3 +241,26 @@ async def _audited(wire: Wire) -> list[dict[bytes, bytes]]:
     assert await feed.backlog() == 0
     await feed.aclose()
     return [entry.fields for entry in entries]
+
+
+async def test_cancellations_count_against_the_rate_of_their_tenant(wire: Wire) -> None:
+    bounds = Bounds.of(rate=0.001, burst=1, in_flight=10)
+    await wire.calls.cancel(wire.owner, wire.session, b"1", bounds)
+    with pytest.raises(TooManyRequests):
+        await wire.calls.cancel(wire.owner, wire.session, b"1", bounds)
+
+
+async def test_what_is_taken_back_is_told_to_all_even_if_the_reply_is_lost(wire: Wire) -> None:
+    told: asyncio.Queue[Event | None] = asyncio.Queue()
+    listener = await wire.redis.dial(
+        "test", on_push=lambda reply: told.put_nowait(decode(reply[2])) if reply[0] == b"message" else None
+    )
+    listener.push("SUBSCRIBE", wire.redis.keys.control)
+    one, two = await wire.accept(request_id=b"1"), await wire.accept(request_id=b"2")
+    await wire.claim()
+    await wire.calls.cancel(wire.owner, wire.session, b"1")
+    await wire.sessions.close(wire.owner, wire.session)
+    async with asyncio.timeout(10):
+        assert [await told.get() for _ in range(2)] == [CallCancelled(call, wire.session) for call in (one, two)]
+    listener.close()
+    await listener.lost

@@ -94,6 +94,15 @@ async def test_a_session_that_has_ended_hears_nothing(wire: Wire) -> None:
     assert await wire.redis.command("SCARD", keys.tenant(wire.owner.tenant).subscribers) == 0
 
 
+async def test_sessions_that_end_are_no_subscribers_any_more(wire: Wire) -> None:
+    await wire.accept()
+    (call,) = await wire.claim()
+    await Changes(wire.redis).subscribe(call, "x:1")
+    await wire.sessions.close(wire.owner, wire.session)
+    tenant = wire.redis.keys.tenant(wire.owner.tenant)
+    assert await wire.redis.command("SISMEMBER", tenant.subscribers, wire.session) == 0
+
+
 async def test_all_pods_hear_of_changes(wire: Wire) -> None:
     heard: asyncio.Queue[Event | None] = asyncio.Queue()
     ready = asyncio.Event()

@@ -209,6 +209,36 @@ async def test_several_requests_of_one_post_share_a_stream(posts: Posts) -> None
     assert len(await posts.wire.sessions.missed(posts.owner.tenant, stream_name(session, third), 0)) == 1
 
 
+async def test_the_stream_of_several_requests_waits_for_all_of_them(posts: Posts) -> None:
+    session, _ = await posts.open()
+    first = await posts.post(session, b"1")
+    second = await posts.post(session, b"2", stream=first)
+    await posts.post(session, b"3")
+    attached = await posts.wire.sessions.attach(posts.owner, stream_name(session, first), 0)
+    assert {each.request_id for each in attached.pending} == {b"1", b"2"}
+    (claimed,) = await posts.claimed(first)
+    await posts.wire.outbox.publish(claimed, b"{}", "ok")
+    touched = await posts.wire.sessions.touch(posts.owner.tenant, stream_name(session, first), attached.generation)
+    assert touched is not None
+    assert [each.call.decode() for each in touched.pending] == [second]
+
+
+async def test_a_stream_that_was_read_to_its_end_is_kept_for_a_while(posts: Posts) -> None:
+    session, _ = await posts.open()
+    call = await posts.post(session)
+    (claimed,) = await posts.claimed(call)
+    await posts.wire.outbox.publish(claimed, b"{}", "ok")
+    keys = posts.wire.redis.keys.stream(posts.owner.tenant, stream_name(session, call))
+    posts.wire.calls.forget(posts.owner.tenant, stream_name(session, call), resumable=True)
+    async with asyncio.timeout(10):
+        for key in keys:
+            while await posts.wire.redis.command("PTTL", key) > 120_000:
+                pass
+    assert [each.body for each in (await posts.wire.sessions.attach(posts.owner, f"{session}.{call}", 0)).missed] == [
+        b"{}"
+    ]
+
+
 async def test_a_cancelled_request_ends_the_stream_of_its_post(posts: Posts) -> None:
     session, _ = await posts.open()
     call = await posts.post(session, b"5")

@@ -10,8 +10,8 @@ import uuid_utils
 from tests.integration.streams.conftest import Wire
 
 from trunkline.envelope import Call
-from trunkline.errors import SessionNotFound
-from trunkline.streams.calls import Calls
+from trunkline.errors import SessionNotFound, TooManyRequests
+from trunkline.streams.calls import Bounds, Calls
 from trunkline.streams.questions import Question, Questions
 from trunkline.streams.sessions import Owner
 from trunkline.streams.subscriber import Subscriber
@@ -96,6 +96,16 @@ async def test_a_response_that_was_missed_is_found(wire: Wire) -> None:
     assert not question.answer.done()
     await deaf.refresh()
     assert await _answer(question) == b"missed"
+
+
+async def test_responses_count_against_the_rate_of_their_tenant(wire: Wire, questions: Questions) -> None:
+    question, bounds = await _asked(wire, questions), Bounds.of(rate=0.001, burst=1, in_flight=10)
+    other = Question(f"{question.call.id}.1.2", question.call, question.answer)
+    await wire.calls.reply(wire.owner, wire.session, other.id, b"{}", bounds)
+    with pytest.raises(TooManyRequests):
+        await wire.calls.reply(wire.owner, wire.session, question.id, b"{}", bounds)
+    assert await wire.calls.reply(wire.owner, wire.session, question.id, b"{}")
+    assert await _answer(question) == b"{}"
 
 
 async def test_nobody_waits_for_a_question_that_is_closed(wire: Wire, questions: Questions) -> None:

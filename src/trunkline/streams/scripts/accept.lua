@@ -52,15 +52,14 @@ local function known(session, record, call)
   return false
 end
 
--- The record of the stream that a POST's answers go to; the first request of several makes it.
-local function hold(record, pod, first)
+-- The record of the stream that a POST's answers go to; whichever of several requests comes first makes it.
+local function hold(record, pod, named)
   local holder = '1 ' .. pod
-  if first then
+  if named and not repeated then
     redis.call('HSET', record, 'holder', holder, 'box', '0 1 0 0')
-  elseif redis.call('HSETNX', record, 'holder', holder) == 1 then
-    redis.call('HSET', record, 'box', '0 1 0 0')
   else
-    return
+    if redis.call('HSETNX', record, 'holder', holder) == 1 then redis.call('HSET', record, 'box', '0 1 0 0') end
+    if not named then redis.call('HSET', record, 'batch', '1') end
   end
   redis.call('PEXPIRE', record, ARGV[2])
 end

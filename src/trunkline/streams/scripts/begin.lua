@@ -28,6 +28,7 @@ local function begin(session, sessions, usage, sid, owner, holder, caller, lifet
   if oldest then
     redis.call('DEL', oldest, oldest .. ':out', oldest .. ':subs')
     redis.call('ZREM', sessions, left[1])
+    redis.call('SREM', string.gsub(sessions, 'sessions$', 'subscribers'), left[1])
   end
   redis.call('HSET', session, 'principal', owner, 'caller', caller, 'holder', holder, 'box', '0 1 0 0',
     'fresh', string.format('%d', now + lifetime * 0.1))

@@ -2,15 +2,21 @@
 --@include append
 --@include route
 --@include finish
+--@include pace
 -- cancel: the client takes back a request, named by its JSON-RPC id.
--- Guarantee: no answer to it is sent afterwards; what no worker has claimed yet never runs. The stream of a POST ends with an
+-- Guarantee: no answer to it is sent afterwards; what no worker has claimed yet never runs, and the worker that runs it is
+-- told. The stream of a POST ends with an
 -- error in the answer's place, since a client that resumes it must find its end; a session's own stream goes on without.
 -- KEYS: 1 session, 2 deadlines, 3 calls, 4 audit
 -- ARGV: 1 owner, 2 JSON-RPC id as JSON, 3 session id, 4 members' beginning ("<tenant>:<session>:"), 5 what the lane's keys
 --       begin with, 6 what the tenant's begin with, 7 the error as JSON, 8 channels' beginning, 9 outbox messages,
---       10 outbox bytes, 11 outbox lifetime in ms, 12 repeated
--- Returns the ids of the cancelled calls, or 0: no such session of this owner.
+--       10 outbox bytes, 11 outbox lifetime in ms, 12 control channel, 13 us between messages at the limit, 0 for none,
+--       14 us of burst, 15 repeated
+-- Returns the ids of the cancelled calls; 0: no such session of this owner; ms after which to try again, negative: the
+-- tenant sends faster than it may.
 if redis.call('HGET', KEYS[1], 'principal') ~= ARGV[1] then return 0 end
+local early = pace(ARGV[6] .. 'usage', ARGV[13], ARGV[14])
+if early > 0 then return -early end
 local now, cancelled, members = clock(), {}, {}
 local fields = redis.call('HGETALL', KEYS[1])
 for i = 1, #fields, 2 do
@@ -24,6 +30,7 @@ for i = 1, #fields, 2 do
     end
     local entry = finish(KEYS[1], KEYS[4], call, record, now, 'cancelled', '')
     withdraw(KEYS[3], ARGV[6], entry)
+    call_off(ARGV[12], call, ARGV[3])
     table.insert(cancelled, call)
     table.insert(members, ARGV[4] .. call)
   end

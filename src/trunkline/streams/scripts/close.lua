@@ -1,11 +1,13 @@
 --@include clock
 --@include finish
--- close: end a session; its streams are told, its unanswered requests are forgotten.
+-- close: end a session; its streams are told, its unanswered requests are forgotten, their workers are told.
+-- Repeated, it finds nothing left to do.
 -- KEYS: 1 session, 2 outbox, 3 deadlines, 4 calls, 5 audit, 6 sessions of the tenant
 -- ARGV: 1 session id, 2 owner, 3 members' beginning ("<tenant>:<session>:"), 4 channels' beginning, 5 what the
---       lane's keys begin with, 6 what the tenant's begin with, 7 repeated
+--       lane's keys begin with, 6 what the tenant's begin with, 7 control channel, 8 repeated
 -- Returns the ids of the calls that nobody will answer, or 0: no such session of this owner.
 local state = redis.call('HMGET', KEYS[1], 'principal', 'holder')
+if not state[1] and ARGV[8] == '1' then return {} end
 if state[1] ~= ARGV[2] then return 0 end
 local now, abandoned, members = clock(), {}, {}
 
@@ -21,6 +23,7 @@ for i = 1, #fields, 2 do
     local stream = string.match(fields[i + 1], '^.-\n.-\n.-\n(.-)\n')
     local entry = finish(KEYS[1], KEYS[5], call, fields[i + 1], now, 'abandoned', '')
     withdraw(KEYS[4], ARGV[6], entry)
+    call_off(ARGV[7], call, ARGV[1])
     table.insert(abandoned, call)
     table.insert(members, ARGV[3] .. call)
     if stream ~= '' then
@@ -36,4 +39,5 @@ if #members > 0 then forget(KEYS[3], members, ARGV[5], ARGV[6]) end
 tell(ARGV[1], state[2])
 redis.call('DEL', KEYS[1], KEYS[2], KEYS[1] .. ':subs')
 redis.call('ZREM', KEYS[6], ARGV[1])
+redis.call('SREM', ARGV[6] .. 'subscribers', ARGV[1])
 return abandoned

@@ -23,6 +23,11 @@ local function withdraw(calls, base, entry)
   end
 end
 
+-- call_off: the worker that runs a call stops it; the pods that wait for its answer wait no more.
+local function call_off(control, call, sid)
+  redis.call('PUBLISH', control, '{"kind":"CallCancelled","call_id":"' .. call .. '","session":"' .. sid .. '"}')
+end
+
 -- refill: as much of a tenant's surplus as has room there moves to its lane.
 -- Guarantee: when this has run, a tenant has no surplus while it has fewer calls in its lane and running than the workers
 -- have slots.
@@ -48,7 +53,9 @@ end
 -- forget: requests of a tenant that were finished leave the deadlines and its number in flight, and make room for its
 -- surplus.
 local function forget(deadlines, members, lane, base)
-  redis.call('ZREM', deadlines, unpack(members))
+  for first = 1, #members, 1000 do -- as many as a call in Lua surely takes
+    redis.call('ZREM', deadlines, unpack(members, first, math.min(first + 999, #members)))
+  end
   local left = redis.call('HINCRBY', base .. 'usage', 'inflight', -#members)
   if left < 0 then redis.call('HDEL', base .. 'usage', 'inflight') end
   refill(lane, base, left)

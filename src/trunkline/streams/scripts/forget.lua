@@ -1,11 +1,15 @@
--- forget: streams that were delivered whole, in an answer that nobody can resume.
+-- forget: streams that were delivered whole: at once where nobody can resume them, else after a while.
 -- Guarantee: the record of a stateless request stays while its call is pending, whatever its pod believes.
--- ARGV: 1 what the lane's keys begin with; for each stream: tenant, name; last: repeated
+-- KEYS: 1 calls, which only tells where the streams are
+-- ARGV: 1 what the lane's keys begin with; for each stream: tenant, name, ms for which it is kept, 0 for none; last: repeated
 local keys = {}
-for a = 2, #ARGV - 1, 2 do
+for a = 2, #ARGV - 1, 3 do
   local record = ARGV[1] .. 't:' .. ARGV[a] .. ':s:' .. ARGV[a + 1]
-  -- Five fields are its own, any other is of a call; the record of a POST within a session has two.
-  if redis.call('HLEN', record) <= 5 then
+  if ARGV[a + 2] ~= '0' then
+    redis.call('PEXPIRE', record, ARGV[a + 2], 'LT')
+    redis.call('PEXPIRE', record .. ':out', ARGV[a + 2], 'LT')
+  -- Five fields are its own, any other is of a call; the record of a POST within a session has two or three.
+  elseif redis.call('HLEN', record) <= 5 then
     table.insert(keys, record)
     table.insert(keys, record .. ':out')
   end
