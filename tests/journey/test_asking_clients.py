@@ -11,6 +11,7 @@ from tests.journey.conftest import Platform, eventually
 from tests.sse import Stream, connect, text_of
 
 from trunkline.streams.calls import Calls
+from trunkline.streams.connection import Connection, ConnectionLost
 from trunkline.streams.sessions import Owner
 
 # Roots are deprecated as of 2026-07-28; clients of before have them.
@@ -135,6 +136,24 @@ async def test_a_worker_that_stops_while_a_tool_asks_answers_for_it(platform: Pl
         told = (await stream.event()).message
         assert (told["method"], told["params"]["requestId"]) == ("notifications/cancelled", question["id"])
         assert (await stream.answer(call))["error"]["data"] == {"outcome": "unknown"}
+
+
+@pytest.mark.parametrize("tool", ["choose", "choose_again"])
+async def test_a_worker_stops_while_a_tool_asks_though_redis_is_away(
+    platform: Platform, tool: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away() -> Connection:
+        raise ConnectionLost("away")
+
+    api = await platform.api()
+    worker = await platform.workshop(drain_timeout=0.2)
+    async with connect(api, key=platform.key) as stream:
+        await begin(stream, tool)
+        redis = worker._consumer._redis
+        monkeypatch.setattr(redis, "_connected", away)
+        assert redis._connection is not None
+        redis._connection.close()
+        await platform.stop(worker)
 
 
 async def test_a_tool_that_may_be_repeated_asks_again_on_another_worker(platform: Platform) -> None:

@@ -20,8 +20,9 @@ _Publication = tuple[Call, bytes, str, bytes]
 class Outbox:
     """Publishes for one worker.
 
-    Both functions try until Redis answers: a finished answer is never dropped because Redis is away. Messages of
-    one call must be published one after the other, each awaited, for their order to hold.
+    A finished answer is never dropped because Redis is away: `publish` tries until Redis answers, `notify` for as
+    long as it is told. Messages of one call must be published one after the other, each awaited, for their order to
+    hold.
     """
 
     def __init__(self, redis: Redis, worker: str) -> None:
@@ -63,7 +64,15 @@ class Outbox:
         return offsets
 
     async def notify(
-        self, call: Call, number: int, message: bytes, extend_ms: int = 0, latest_ms: int = 0, *, asks: bool = False
+        self,
+        call: Call,
+        number: int,
+        message: bytes,
+        extend_ms: int = 0,
+        latest_ms: int = 0,
+        *,
+        asks: bool = False,
+        patience: float | None = None,
     ) -> int:
         """Send a message to the client while its call is under way.
 
@@ -74,9 +83,13 @@ class Outbox:
             extend_ms: With progress, the time that the call has from now on, in milliseconds; 0 leaves it.
             latest_ms: Beyond which epoch millisecond no progress extends it.
             asks: Whether it is a request, for whose response this worker waits; see `Questions`.
+            patience: Seconds for which it is tried; None tries until Redis answers.
 
         Returns:
             The offset in the outbox, or 0 when the call is not pending any more or another worker's.
+
+        Raises:
+            Unavailable: Redis was away for so long.
         """
         keys = self._redis.keys
         tenant = keys.tenant(call.tenant)
@@ -91,7 +104,7 @@ class Outbox:
                 extend_ms, latest_ms, tenant.pods, *self._limits, call.entry, self._worker if asks else "",
                 self._question_ms,
             ),
-            patience=None,
+            patience=patience,
         )  # fmt: skip
         return offset
 

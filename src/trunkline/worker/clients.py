@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 
 import orjson
 
 from trunkline.envelope import Call
 from trunkline.errors import Unavailable
 from trunkline.streams.changes import Changes
-from trunkline.streams.client import Redis
+from trunkline.streams.client import PATIENCE, Redis
 from trunkline.streams.connection import RedisRefusal
 from trunkline.streams.outbox import Outbox
 from trunkline.streams.questions import Question, Questions
@@ -69,14 +69,18 @@ class CallClient:
         extend = self._shared.settings.call_timeout if progress else 0
         await self._send(self._running.next_number(), message, extend)
 
-    async def _send(self, number: int, message: bytes, extend: float, *, asks: bool = False) -> int:
+    async def _send(
+        self, number: int, message: bytes, extend: float, *, asks: bool = False, patience: float | None = None
+    ) -> int:
         running, call, settings = self._running, self._running.call, self._shared.settings
         extend_ms, latest_ms = 0, 0
         if extend and call.wants_answer:
             extend_ms = int(extend * 1000)
             latest_ms = call.enqueued_ms + int(settings.call_timeout_max * 1000)
             running.deadline = max(running.deadline, min(self._shared.clock.now_ms() + extend_ms, latest_ms))
-        return await self._shared.outbox.notify(call, number, message, extend_ms, latest_ms, asks=asks)
+        return await self._shared.outbox.notify(
+            call, number, message, extend_ms, latest_ms, asks=asks, patience=patience
+        )
 
     async def ask(self, write: Callable[[str], bytes], timeout: float | None) -> bytes:
         """Send a request and wait for the response; see `dispatch.Client`.
@@ -112,16 +116,22 @@ class CallClient:
         finally:
             self._shared.waits(question.call, False)
 
-    async def take_back(self, question: Question) -> None:
-        """Tell the client that nobody waits for its answer any more: the question may be on its screen."""
-        params = {"requestId": question.id, "reason": "The tool does not wait any more."}
-        message = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params}
-        await self._send(self._running.next_number(), orjson.dumps(message), 0)
+    async def take_back(self, *questions: Question) -> None:
+        """Tell the client that nobody waits for its answers any more: the questions may be on its screen.
+
+        With Redis away it is not told: whoever does not wait for the client does not wait for Redis either.
+        """
+        await unless_away(self._take_back(questions))
 
     async def take_back_all(self) -> None:
         """The same for all that the client is asked at the moment."""
-        for question in self._running.questions:
-            await self.take_back(question)
+        await self.take_back(*self._running.questions)
+
+    async def _take_back(self, questions: Iterable[Question]) -> None:
+        for question in questions:
+            params = {"requestId": question.id, "reason": "The tool does not wait any more."}
+            message = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params}
+            await self._send(self._running.next_number(), orjson.dumps(message), 0, patience=PATIENCE)
 
     async def hang_up(self, *, own: bool = False) -> None:
         """End the stream of the call, or of its session; the client may also keep it, Redis being away."""

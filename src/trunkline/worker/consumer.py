@@ -355,7 +355,7 @@ class Consumer:
         for running in left:
             if running not in again:
                 self._answer_instead(running, stopped(running.call))
-        await asyncio.gather(*(unless_away(self.clients.of(running).take_back_all()) for running in again))
+        await asyncio.gather(*(self.clients.of(running).take_back_all() for running in again))
         await self._hand_back([running.call for running in again], begun=True)
         for running in again:  # one that has ended meanwhile has found that its answer is not wanted, or that it was
             running.over = True

@@ -37,8 +37,19 @@ class FakeOutbox:
     away: bool = False
 
     async def notify(
-        self, call: Call, number: int, message: bytes, extend_ms: int, latest_ms: int, *, asks: bool
+        self,
+        call: Call,
+        number: int,
+        message: bytes,
+        extend_ms: int,
+        latest_ms: int,
+        *,
+        asks: bool,
+        patience: float | None,
     ) -> int:
+        if self.away and not asks:  # it went away after the question
+            assert patience is not None, "it would be tried for as long as Redis is away"
+            raise Unavailable("away")
         if not self.pending:
             return 0
         self.sent.append((number, orjson.loads(message), asks))
@@ -148,6 +159,18 @@ async def test_a_tool_that_gives_up_waiting_has_its_client_told(line: Line) -> N
     assert line.outbox.sent[1][1]["params"]["requestId"] == question
     line.answer(question, b"late")
     assert line.running.questions == ()
+
+
+async def test_with_redis_away_nobody_waits_for_what_the_client_is_not_told(line: Line) -> None:
+    line.outbox.away = True
+    asking, other = line.ask(timeout=0.01), line.ask()
+    with pytest.raises(TimeoutError):
+        await asking
+    await line.client.take_back_all()
+    other.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await other
+    assert [message.get("method") for _, message, _ in line.outbox.sent] == [None, None]
 
 
 async def test_two_questions_at_once_get_each_its_own_answer(line: Line) -> None:
