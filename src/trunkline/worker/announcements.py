@@ -19,6 +19,9 @@ _GATHER = 0.01
 _MOST = 10_000
 """Changes that may wait to be told; a server that announces faster than Redis takes them loses some."""
 
+_LAST = 3.0
+"""Seconds that a worker that ends has for what is due; nobody else waits for it."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -33,6 +36,7 @@ class Announcements:
         self._due: defaultdict[tuple[str, str], set[Change]] = defaultdict(set)
         """By tenant, or by toolset where it concerns all tenants."""
         self._telling: asyncio.Task[None] | None = None
+        self._closed = False
 
     def heard(self, toolset: str, change: Change) -> None:
         """A toolset announced a change: for the tenant whose call announced it, else for all that have it on."""
@@ -44,11 +48,18 @@ class Announcements:
         self._add("", tenant_id, change)
 
     async def aclose(self) -> None:
-        """Tell what is due, and no more."""
-        if self._telling is not None:
-            await self._telling
+        """Tell what is due, within a few seconds; what is announced from now on is dropped."""
+        self._closed = True
+        if self._telling is None:
+            return
+        try:
+            await asyncio.wait_for(self._telling, _LAST)
+        except TimeoutError:
+            log.warning("changes not told", reason="the worker ends")
 
     def _add(self, toolset: str, tenant_id: str, change: Change) -> None:
+        if self._closed:
+            return
         if sum(map(len, self._due.values())) >= _MOST:
             log.warning("change not told: too many wait", toolset=toolset, tenant=tenant_id)
             return

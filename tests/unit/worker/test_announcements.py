@@ -106,6 +106,37 @@ async def test_with_redis_away_a_change_is_dropped_and_others_are_not(
     assert changes.told == [("t2", "a:b")]
 
 
+async def test_a_server_that_goes_on_announcing_keeps_no_worker_from_ending(
+    changes: FakeChanges, telling: Announcements
+) -> None:
+    async def go_on() -> None:
+        while True:
+            telling.heard("news", Change("tools"))
+            await asyncio.sleep(0)
+
+    telling.tell("t1", Change("tools"))
+    announcing = asyncio.create_task(go_on())
+    async with asyncio.timeout(10):
+        await telling.aclose()
+    told = len(changes.told)
+    assert ("t1", "tools") in changes.told
+    telling.tell("t1", Change("tools"))
+    await telling.aclose()
+    assert len(changes.told) == told
+    announcing.cancel()
+
+
+async def test_with_redis_slow_the_last_changes_are_dropped_after_a_while(
+    changes: FakeChanges, telling: Announcements, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(announcements, "_LAST", 0.01)
+    changes.held.clear()
+    telling.tell("t1", Change("tools"))
+    async with asyncio.timeout(10):
+        await telling.aclose()
+    assert changes.told == []
+
+
 async def test_a_server_that_announces_without_end_fills_no_memory(
     changes: FakeChanges, telling: Announcements, monkeypatch: pytest.MonkeyPatch
 ) -> None:
