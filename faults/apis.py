@@ -41,7 +41,7 @@ async def api_killed(rig: Rig, size: Size) -> Figures:
     clients = await rig.many_clients(size.streams, urls=rig.urls)
     rig.remember()
     held = []
-    async with steady(rig, clients, size.calls_per_second):
+    async with steady(rig, clients, size.calls_per_second, long=2_000):  # so that answers are under way by streams
         for _ in range(size.rounds):
             await asyncio.sleep(1.0)
             pod = max(rig.apis, key=lambda api: len(_at(clients, api.url)))
