@@ -52,5 +52,16 @@ class SessionContext:
 
 _FIELDS = tuple(each.name for each in fields(SessionContext))
 
-decode_context = lru_cache(4096)(SessionContext.decode)
-"""`SessionContext.decode`, remembered: a session's calls all bring the same bytes."""
+LARGEST_KNOWN = 2_048
+"""Bytes of what a client says of itself up to which it is remembered; made into objects it takes some thirty times as
+much. Most say a few hundred."""
+MOST_KNOWN = 1_024
+"""How many are remembered of a kind: no client can have a worker keep more than some 100 MB."""
+
+
+def decode_context(encoded: bytes) -> SessionContext:
+    """`SessionContext.decode`, remembered: a session's calls all bring the same bytes."""
+    return _known(encoded) if len(encoded) <= LARGEST_KNOWN else SessionContext.decode(encoded)
+
+
+_known = lru_cache(MOST_KNOWN)(SessionContext.decode)

@@ -72,11 +72,11 @@ class Executor:
             session = SessionContext(envelope.get(PROTOCOL_VERSION_META_KEY, LATEST_MODERN_VERSION))
             context = CallContext(request_id, params, call.transport, session, client)
             client_info, capabilities = envelope.get(CLIENT_INFO_META_KEY), envelope.get(CLIENT_CAPABILITIES_META_KEY)
-            connection = introduce(session.version, client_info, capabilities, context)
+            connection = introduce(call.tenant, session.version, client_info, capabilities, context)
         else:
             session = decode_context(call.context)
             context = CallContext(request_id, params, call.transport, session, client)
-            connection = restore(call.context, call.session, context)
+            connection = restore(call.tenant, call.context, call.session, context)
         hosted = self._catalog.server_for(switches)
         return Execution(call, caller, body, hosted, context, connection, session, client)
 

@@ -31,7 +31,7 @@ from mcp_types import (
 from mcp_types.methods import SPEC_CLIENT_METHODS, validate_client_request
 from mcp_types.version import LATEST_HANDSHAKE_VERSION, MODERN_PROTOCOL_VERSIONS, is_version_at_least
 
-from trunkline.worker.context import decode_context
+from trunkline.worker.context import LARGEST_KNOWN, MOST_KNOWN, SessionContext, decode_context
 from trunkline.worker.dispatch import CallContext
 
 LARGEST_CONTEXT = 16_384
@@ -39,6 +39,10 @@ LARGEST_CONTEXT = 16_384
 
 _STRUCTURED_SINCE = "2025-06-18"
 """The first revision whose results of tools have structured content."""
+
+
+_DEEPEST = 64
+"""Levels of structured content that are looked at here; what goes deeper, or on for ever, is for the SDK to judge."""
 
 
 class Runner(ServerRunner[Any]):
@@ -113,22 +117,39 @@ def _check(method: str, version: str, params: Mapping[str, Any] | None) -> None:
 
 
 def _plain(result: CallToolResult, version: str) -> dict[str, Any] | None:
-    """Text, with structured content that is JSON already, in the order of the schema; None for anything beyond."""
-    if result.meta is not None or result.model_extra or not _has_structure(version):
+    """Text, with structured content that is JSON already, in the order of the schema; None for anything beyond.
+
+    A result may have been made without validation, and may be invalid: that is for the SDK to say.
+    """
+    if result.meta is not None or result.model_extra or result.result_type != "complete":
+        return None
+    content = _texts(getattr(result, "content", None))
+    if content is None or type(result.is_error) is not bool or not _has_structure(version):
+        return None
+    wire: dict[str, Any] = {"content": content, "isError": result.is_error}
+    modern = version in MODERN_PROTOCOL_VERSIONS
+    if modern:
+        wire["resultType"] = "complete"
+    structured = result.structured_content
+    if structured is not None:
+        if not (modern or type(structured) is dict) or not _is_json(structured, _DEEPEST):
+            return None
+        wire["structuredContent"] = structured
+    return wire
+
+
+def _texts(blocks: object) -> list[dict[str, str]] | None:
+    if type(blocks) is not list:
         return None
     content = []
-    for block in result.content:
+    for block in blocks:
         if type(block) is not TextContent or block.annotations is not None or block.meta is not None:
             return None
-        content.append({"text": block.text, "type": "text"})
-    wire: dict[str, Any] = {"content": content, "isError": result.is_error}
-    if version in MODERN_PROTOCOL_VERSIONS:
-        wire["resultType"] = "complete"
-    if result.structured_content is not None:
-        if not _is_json(result.structured_content):
+        text = getattr(block, "text", None)
+        if type(text) is not str or block.type != "text":
             return None
-        wire["structuredContent"] = result.structured_content
-    return wire
+        content.append({"text": text, "type": "text"})
+    return content
 
 
 @lru_cache(16)
@@ -136,33 +157,38 @@ def _has_structure(version: str) -> bool:
     return version in MODERN_PROTOCOL_VERSIONS or is_version_at_least(version, _STRUCTURED_SINCE)
 
 
-def _is_json(value: object) -> bool:
+def _is_json(value: object, levels: int) -> bool:
     kind = type(value)
     if kind is dict:
-        return all(type(key) is str and _is_json(each) for key, each in value.items())  # type: ignore[attr-defined]
+        return levels > 0 and all(
+            type(key) is str and _is_json(each, levels - 1)
+            for key, each in value.items()  # type: ignore[attr-defined]
+        )
     if kind is list:
-        return all(map(_is_json, value))  # type: ignore[call-overload]
+        return levels > 0 and all(_is_json(each, levels - 1) for each in value)  # type: ignore[attr-defined]
     return value is None or kind is str or kind is int or kind is bool
 
 
-def restore(context: bytes, session_id: str, channel: CallContext) -> Connection:
+def restore(tenant: str, context: bytes, session_id: str, channel: CallContext) -> Connection:
     """The connection of a session as `initialize` left it, on whichever worker that ran.
 
     Args:
+        tenant: The tenant's id; what servers see of a client is never shared between tenants.
         context: What the session negotiated, as it travels with each call.
         session_id: The session's id.
         channel: Where what is sent to the client goes.
     """
     # Before `initialize` a connection may change in what is shared afterwards.
-    known = _of_session if decode_context(context).client is not None else _of_session.__wrapped__
-    return _connection(known(context), session_id, channel)
+    known = len(context) <= LARGEST_KNOWN and decode_context(context).client is not None
+    template = (_of_session if known else _of_session.__wrapped__)(tenant, context)
+    return _connection(template, session_id, channel)
 
 
-def introduce(version: str, info: object, capabilities: object, channel: CallContext) -> Connection:
-    """The connection of a stateless request, by what its `_meta` says of the client."""
+def introduce(tenant: str, version: str, info: object, capabilities: object, channel: CallContext) -> Connection:
+    """The connection of a stateless request, by what its `_meta` says of the client; see `restore`."""
     said = orjson.dumps([info, capabilities])
-    known = _of_request if len(said) <= LARGEST_CONTEXT else _of_request.__wrapped__
-    return _connection(known(version, said), None, channel)
+    template = (_of_request if len(said) <= LARGEST_KNOWN else _of_request.__wrapped__)(tenant, version, said)
+    return _connection(template, None, channel)
 
 
 def _connection(template: dict[str, Any], session_id: str | None, channel: CallContext) -> Connection:
@@ -176,9 +202,9 @@ def _connection(template: dict[str, Any], session_id: str | None, channel: CallC
     return connection
 
 
-@lru_cache(4096)
-def _of_session(context: bytes) -> dict[str, Any]:
-    session = decode_context(context)
+@lru_cache(MOST_KNOWN)
+def _of_session(_tenant: str, context: bytes) -> dict[str, Any]:
+    session = SessionContext.decode(context)  # for this tenant alone
     connection = Connection.for_loop(
         _NOWHERE, session_id=None, protocol_version_hint=session.version or LATEST_HANDSHAKE_VERSION
     )
@@ -188,8 +214,8 @@ def _of_session(context: bytes) -> dict[str, Any]:
     return vars(connection)
 
 
-@lru_cache(4096)
-def _of_request(version: str, said: bytes) -> dict[str, Any]:
+@lru_cache(MOST_KNOWN)
+def _of_request(_tenant: str, version: str, said: bytes) -> dict[str, Any]:
     info, capabilities = orjson.loads(said)
     envelope = {PROTOCOL_VERSION_META_KEY: version, CLIENT_CAPABILITIES_META_KEY: capabilities}
     if info is not None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import logging
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -16,7 +19,16 @@ from mcp.server.connection import Connection
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.server.runner import ServerRunner, modern_error_data
-from mcp_types import Annotations, CallToolRequestParams, CallToolResult, Icon, ImageContent, TextContent
+from mcp.shared.exceptions import MCPError
+from mcp_types import (
+    Annotations,
+    CallToolRequestParams,
+    CallToolResult,
+    ClientCapabilities,
+    Icon,
+    ImageContent,
+    TextContent,
+)
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
 from tests.unit.worker.fixture import FakeClient
 
@@ -38,11 +50,46 @@ plain = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
     max_leaves=8,
 )
+
+
+def nested(levels: int, kind: type) -> Any:
+    value: Any = None
+    for _ in range(levels):
+        value = {"in": value} if kind is dict else [value]
+    return value
+
+
+deep = st.builds(nested, st.sampled_from([1, 63, 64, 65, 66, 200, 300]), st.sampled_from([dict, list]))
 results = st.builds(
     CallToolResult,
     content=st.lists(st.builds(TextContent, text=texts), max_size=3),
-    structured_content=st.none() | st.dictionaries(texts, plain, max_size=3),
+    structured_content=plain | st.dictionaries(texts, plain, max_size=3) | st.dictionaries(texts, deep, max_size=1),
     is_error=st.booleans(),
+    result_type=st.sampled_from(["complete", "input_required", "other", ""]),
+)
+
+
+def partly(made: Callable[..., Any], **fields: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.fixed_dictionaries({}, optional=fields).map(lambda chosen: made(**chosen))
+
+
+unvalidated = partly(
+    CallToolResult.model_construct,
+    content=st.lists(
+        partly(
+            TextContent.model_construct,
+            text=texts | st.sampled_from([5, None, b"x"]),
+            type=st.sampled_from(["text", "image", None, 5]),
+            vendor=st.just(1),
+        ),
+        max_size=2,
+    )
+    | st.sampled_from([None, (), "text"]),
+    structured_content=plain | deep,
+    is_error=st.sampled_from([True, False, None, 0, "yes", "what"]),
+    result_type=st.sampled_from(["complete", "input_required", None, 5]),
+    meta=st.sampled_from([None, {}, 5]),
+    vendor=st.just(1),
 )
 UNUSUAL = [
     CallToolResult(content=[TextContent(text="a", annotations=Annotations(audience=["user"]))]),
@@ -53,26 +100,61 @@ UNUSUAL = [
 ]
 
 
-def _both(result: CallToolResult, version: str, server: Server[Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+@pytest.fixture(scope="module", autouse=True)
+def quiet() -> Iterator[None]:
+    """Without the SDK's log of what it refuses, whose tracebacks take longer than all the rest."""
+    sdk = logging.getLogger("mcp.server.runner")
+    sdk.disabled = True
+    yield
+    sdk.disabled = False
+
+
+def written(result: CallToolResult, version: str, server: Server[Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The wire form of a result by our runner and by the SDK's, or what is wrong with it."""
     connection = Connection.from_envelope(version, None, None)
-    return tuple(  # type: ignore[return-value]
-        kind(server, connection, {})._serialize("tools/call", version, result.model_copy(deep=True))
-        for kind in (Runner, ServerRunner)
-    )
+
+    def write(kind: type[ServerRunner[Any]]) -> dict[str, Any]:
+        try:
+            return kind(server, connection, {})._serialize("tools/call", version, result.model_copy(deep=True))
+        except (MCPError, ValueError) as error:
+            return {"refused": str(error)}
+
+    return write(Runner), write(ServerRunner)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 @given(result=results)
+@settings(deadline=None, max_examples=60)
 def test_a_plain_result_is_written_as_the_sdk_writes_it(version: str, result: CallToolResult) -> None:
-    ours, theirs = _both(result, version, Server("s"))
+    ours, theirs = written(result, version, Server("s"))
     assert ours == theirs
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
+@pytest.mark.parametrize("version", VERSIONS)
+@given(result=unvalidated)
+@settings(deadline=None, max_examples=60)
+def test_a_result_that_was_never_validated_is_written_or_refused_as_by_the_sdk(
+    version: str, result: CallToolResult
+) -> None:
+    ours, theirs = written(result, version, Server("s"))
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_content_without_an_end_is_refused(version: str) -> None:
+    endless: dict[str, Any] = {}
+    endless["in"] = endless
+    ours, theirs = written(CallToolResult(content=[], structured_content=endless), version, Server("s"))
+    assert ours == theirs
+    assert "refused" in ours
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("result", UNUSUAL, ids=str)
 def test_an_unusual_result_is_written_as_the_sdk_writes_it(version: str, result: CallToolResult) -> None:
     server = Server("s", version="7", cache_hints={"tools/list": CacheHint(ttl_ms=5)})
-    ours, theirs = _both(result, version, server)
+    ours, theirs = written(result, version, server)
     assert ours == theirs
     assert orjson.dumps(ours)
 
@@ -81,7 +163,7 @@ def test_an_unusual_result_is_written_as_the_sdk_writes_it(version: str, result:
 def test_a_stateless_result_says_who_the_server_is_and_never_the_same_object_twice(icons: Any) -> None:
     server = Server("s", version="7", title="S", icons=icons)
     (ours, theirs), (again, _) = (
-        _both(CallToolResult(content=[TextContent(text="a")]), VERSIONS[-1], server) for _ in range(2)
+        written(CallToolResult(content=[TextContent(text="a")]), VERSIONS[-1], server) for _ in range(2)
     )
     assert ours == theirs
     assert ours["_meta"][f"{PREFIX}serverInfo"] is not again["_meta"][f"{PREFIX}serverInfo"]
@@ -89,7 +171,7 @@ def test_a_stateless_result_says_who_the_server_is_and_never_the_same_object_twi
 
 def test_connections_of_a_session_share_what_does_not_change_and_nothing_else() -> None:
     context = SessionContext("2025-11-25", CLIENT, "info").encode()
-    one, other = restore(context, "s1", CHANNEL), restore(context, "s1", CHANNEL)
+    one, other = restore("t1", context, "s1", CHANNEL), restore("t1", context, "s1", CHANNEL)
     assert one.protocol_version == "2025-11-25"
     assert one.initialize_accepted
     assert one.client_params is other.client_params
@@ -102,19 +184,60 @@ def test_connections_of_a_session_share_what_does_not_change_and_nothing_else() 
 
 @pytest.mark.parametrize("context", [b"", SessionContext("", None, "info").encode()])
 def test_a_session_that_is_not_initialized_is_not_made_so_by_another(context: bytes) -> None:
-    restore(context, "s1", CHANNEL).initialized.set()
-    assert not restore(context, "s2", CHANNEL).initialize_accepted
+    restore("t1", context, "s1", CHANNEL).initialized.set()
+    assert not restore("t1", context, "s2", CHANNEL).initialize_accepted
 
 
 def test_a_stateless_request_is_introduced_by_what_it_says() -> None:
     version = MODERN_PROTOCOL_VERSIONS[-1]
-    said = introduce(version, CLIENT["clientInfo"], {"sampling": {}}, CHANNEL)
+    said = introduce("t1", version, CLIENT["clientInfo"], {"sampling": {}}, CHANNEL)
     expected = Connection.from_envelope(version, CLIENT["clientInfo"], {"sampling": {}})
     assert said.client_params == expected.client_params
     assert said.client_capabilities == expected.client_capabilities
     assert said.protocol_version == version
     assert said.initialize_accepted
-    assert introduce(version, None, {}, CHANNEL).client_params is None
+    assert introduce("t1", version, None, {}, CHANNEL).client_params is None
+
+
+def saying(length: int) -> dict[str, Any]:
+    """Capabilities of about so many bytes."""
+    return {"experimental": {"vendor": {"said": ["x" * length]}}}
+
+
+def in_session(tenant: str, capabilities: dict[str, Any]) -> Connection:
+    context = SessionContext("2025-11-25", {**CLIENT, "capabilities": capabilities}).encode()
+    return restore(tenant, context, "s1", CHANNEL)
+
+
+def stateless(tenant: str, capabilities: dict[str, Any]) -> Connection:
+    return introduce(tenant, VERSIONS[-1], CLIENT["clientInfo"], capabilities, CHANNEL)
+
+
+@pytest.mark.parametrize("met", [in_session, stateless])
+def test_what_tools_see_of_a_client_is_no_other_tenants(met: Callable[..., Connection]) -> None:
+    def said(tenant: str) -> list[str]:
+        capabilities = met(tenant, saying(1)).client_capabilities
+        assert capabilities is not None
+        assert capabilities.experimental is not None
+        found: list[str] = capabilities.experimental["vendor"]["said"]
+        return found
+
+    said("t1").append("changed by a tool")
+    assert said("t2") == ["x"]
+
+
+@pytest.mark.parametrize("met", [in_session, stateless])
+def test_a_client_that_says_much_of_itself_is_not_remembered(met: Callable[..., Connection]) -> None:
+    def kept() -> int:
+        gc.collect()
+        return sum(isinstance(each, ClientCapabilities) for each in gc.get_objects())
+
+    before = kept()
+    for number in range(10):
+        met("t1", saying(2_100 + number))
+    assert kept() == before
+    met("t1", saying(500))
+    assert kept() > before
 
 
 def test_a_call_leaves_no_reference_cycle() -> None:
@@ -146,9 +269,9 @@ def both(version: str, served: Server[Any], params: dict[str, Any]) -> tuple[lis
     context = CallContext(1, params, "modern" if stateless else "http", SessionContext(version), FakeClient())
     if stateless:
         info, capabilities = envelope.get(f"{PREFIX}clientInfo"), envelope.get(f"{PREFIX}clientCapabilities")
-        connections = [introduce(version, info, capabilities, context) for _ in range(2)]
+        connections = [introduce("t1", version, info, capabilities, context) for _ in range(2)]
     else:
-        connections = [restore(SessionContext(version, CLIENT).encode(), "s1", context) for _ in range(2)]
+        connections = [restore("t1", SessionContext(version, CLIENT).encode(), "s1", context) for _ in range(2)]
     kinds: tuple[type[ServerRunner[Any]], ...] = (ServerRunner, Runner)
     return [kind(served, each, {}) for kind, each in zip(kinds, connections, strict=True)], context
 
@@ -231,8 +354,8 @@ async def test_what_middleware_makes_of_a_call_is_checked_anew(rewritten: dict[s
 
 async def test_a_session_that_has_not_been_initialized_calls_nothing() -> None:
     context = CallContext(1, {}, "http", SessionContext(), FakeClient())
-    runner = Runner(seeing(), restore(b"", "5" * 32, context), {})
+    runner = Runner(seeing(), restore("t1", b"", "5" * 32, context), {})
     with pytest.raises(Exception, match="Invalid request parameters"):
         await runner.call_tool(context, {"name": "x"})
     with pytest.raises(Exception, match="Method not found"):
-        await Runner(Server("none"), restore(b"", "5" * 32, context), {}).call_tool(context, {"name": "x"})
+        await Runner(Server("none"), restore("t1", b"", "5" * 32, context), {}).call_tool(context, {"name": "x"})
