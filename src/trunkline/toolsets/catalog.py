@@ -25,7 +25,7 @@ from trunkline.toolsets.member import Member, stop_idle_tracing
 from trunkline.toolsets.names import Names
 from trunkline.toolsets.offers import learn
 from trunkline.toolsets.parameters import Tools
-from trunkline.toolsets.request_state import derive_key, share_state
+from trunkline.toolsets.request_state import bind_state, derive_key, share_state
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +103,7 @@ class Catalog:
             for each in self._toolsets:
                 if self._state_key is not None:
                     share_state(each.server, each.name, self._state_key)
+                bind_state(each.server)
                 self._members[each.name] = await _begin(each, stack)
                 if each.bus is not None:
                     stack.callback(each.bus.subscribe(partial(self._heard, each.name)))

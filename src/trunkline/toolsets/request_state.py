@@ -6,6 +6,7 @@ The SDK seals it (`RequestStateBoundary`), by default under a key that only one 
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from copy import copy
 from typing import Any
 from weakref import WeakSet
 
@@ -14,7 +15,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from mcp.server._otel import OpenTelemetryMiddleware
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.lowlevel import Server
-from mcp.server.request_state import RequestStateBoundary, RequestStateSecurity
+from mcp.server.request_state import RequestStateBoundary, RequestStateSecurity, authenticated_principal
 from mcp_types.methods import INPUT_REQUIRED_METHODS
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import SecretStr
@@ -22,7 +23,9 @@ from pydantic import SecretStr
 from trunkline import current_tenant
 
 _ephemeral: WeakSet[RequestStateSecurity] = WeakSet()
-"""Policies whose keys no other process has. A policy does not tell, so each is remembered when it is made."""
+"""Policies whose keys no other process has. A policy does not tell, so each is remembered when it is made: one that
+was made before this module was imported is taken for its author's choice, and opens its states in its own process
+alone."""
 
 _make_ephemeral = RequestStateSecurity.ephemeral
 
@@ -57,7 +60,8 @@ def share_state(server: Server[Any], toolset: str, key: bytes) -> None:
     """Have a server seal states so that every worker with this key opens them, for the same tenant and API key only.
 
     It replaces the SDK's default, and is added where a server has no protection at all: what a client brings back is
-    not to be trusted (2026-07-28, multi-round-trip requests). Keys or a codec that the author chose stay.
+    not to be trusted (2026-07-28, multi-round-trip requests). Keys or a codec that the author chose stay; see
+    `bind_state`. That the default is one can be told only if the server was made after this module was imported.
     """
     for place, one in enumerate(server.middleware):
         if isinstance(one, RequestStateBoundary):
@@ -70,12 +74,28 @@ def share_state(server: Server[Any], toolset: str, key: bytes) -> None:
         server.middleware.insert(outer, _shared(toolset, key))
 
 
+def bind_state(server: Server[Any]) -> None:
+    """Have a server bind states to the tenant and API key that they were made for, whatever seals them.
+
+    The SDK binds them to the access token, of which a public tenant's calls have none. An author's own binding stays.
+    """
+    for one in server.middleware:
+        if isinstance(one, RequestStateBoundary):
+            chosen = one._security  # noqa: SLF001 - the only place where it is
+            if chosen.bind_principal is authenticated_principal:
+                bound = copy(chosen)
+                bound.bind_principal = _principal
+                if chosen in _ephemeral:
+                    _ephemeral.add(bound)
+                one._security = bound  # noqa: SLF001
+
+
 def _shared(toolset: str, key: bytes, ttl: float = 600.0, audience: str | None = None) -> RequestStateBoundary:
     policy = RequestStateSecurity(keys=[key], ttl=ttl, bind_principal=_principal, audience=audience)
     _ephemeral.add(policy)  # another catalog of this process may have another secret
     return _Boundary(policy, default_audience=toolset)
 
 
-def _principal(_: ServerRequestContext[Any, Any]) -> str | None:
+def _principal(ctx: ServerRequestContext[Any, Any]) -> str | None:
     tenant = current_tenant()
-    return None if tenant is None else f"{tenant.id} {tenant.key_id}"
+    return authenticated_principal(ctx) if tenant is None else f"{tenant.id} {tenant.key_id}"

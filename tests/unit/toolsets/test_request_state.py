@@ -10,7 +10,12 @@ import pytest
 from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.server.mcpserver import Context, MCPServer
-from mcp.server.request_state import RequestStateBoundary, RequestStateSecurity
+from mcp.server.request_state import (
+    AESGCMRequestStateCodec,
+    RequestStateBoundary,
+    RequestStateSecurity,
+    authenticated_principal,
+)
 from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolRequestParams, CallToolResult, InputRequiredResult, ListToolsResult, TextContent, Tool
 from pydantic import SecretStr
@@ -134,11 +139,48 @@ async def test_a_plain_state_is_refused_in_the_older_era_too() -> None:
 async def test_keys_that_the_author_chose_stay_and_what_an_author_said_of_a_default_is_kept() -> None:
     chosen = high(request_state_security=RequestStateSecurity(keys=["k" * 32]))
     (before,) = [one for one in chosen.server.middleware if isinstance(one, RequestStateBoundary)]
+    codec = before._security.codec
     brief = high(request_state_security=RequestStateSecurity.ephemeral(ttl=5, audience="mine"))
     async with worker(chosen), worker(brief):
         assert before in chosen.server.middleware
+        assert before._security.codec is codec
         (after,) = [one for one in brief.server.middleware if isinstance(one, RequestStateBoundary)]
         assert (after._security.ttl, after._audience) == (5, "mine")
+
+
+@pytest.mark.parametrize("secret", [SECRET, SecretStr("")])
+@pytest.mark.parametrize("policy", ["keys", "codec", "ephemeral"])
+async def test_whatever_keys_an_author_chose_a_public_tenant_s_state_is_refused_to_another(
+    policy: str, secret: SecretStr
+) -> None:
+    security = {
+        "keys": lambda: RequestStateSecurity(keys=["k" * 32], ttl=60),
+        "codec": lambda: RequestStateSecurity(codec=AESGCMRequestStateCodec(["k" * 32])),
+        "ephemeral": RequestStateSecurity.ephemeral,
+    }[policy]()
+    public, neighbour = CurrentTenant("t1", "open", ""), CurrentTenant("t2", "open-too", "")
+    async with worker(high(request_state_security=security), secret=secret) as client:
+        state = await begin(client, tenant=public)
+        assert await retry(client, state, tenant=public) == "going to town: arrived"
+        with pytest.raises(MCPError, match="requestState"):
+            await retry(client, state, tenant=neighbour)
+
+
+async def test_whom_an_author_binds_states_to_is_the_author_s_choice() -> None:
+    policy = RequestStateSecurity(keys=["k" * 32], bind_principal=lambda _: "everyone")
+    async with worker(high(request_state_security=policy)) as client:
+        state = await begin(client)
+        assert await retry(client, state, tenant=BOB) == "going to town: arrived"
+
+
+async def test_outside_of_a_call_a_server_binds_states_as_the_sdk_does() -> None:
+    steps = high(request_state_security=RequestStateSecurity(keys=["k" * 32]))
+    async with worker(steps):
+        (boundary,) = [one for one in steps.server.middleware if isinstance(one, RequestStateBoundary)]
+        bind = boundary._security.bind_principal
+        context: Any = None
+        assert bind is not None
+        assert bind(context) is authenticated_principal(context) is None
 
 
 async def test_without_a_secret_the_sdks_default_stays() -> None:
