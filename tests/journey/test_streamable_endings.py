@@ -40,6 +40,31 @@ async def test_streams_of_a_pod_that_stops_go_on_at_another(platform: Platform, 
     assert gate.cancelled == 0
 
 
+@pytest.mark.parametrize("version", ["2025-06-18", LATEST])
+async def test_a_stream_that_was_resumed_goes_on_at_a_third_pod_when_the_second_stops(
+    platform: Platform, gate: Gate, version: str
+) -> None:
+    staying, leaving = await platform.api(), await platform.api()
+    await platform.workshop()
+    async with client(staying, key=platform.key) as one, asyncio.TaskGroup() as group:
+        await one.initialize(version)
+        progress = call(1, "steps", {"progressToken": 1}, gate=gate.name, number=1)
+        async with one.open("POST", progress) as answer:
+            await answer.message()
+            seen = answer.last_id
+        async with one.open("GET", base=leaving, last_event_id=seen) as resumed:
+            await gate.until(inside=1)
+            assert (await resumed.message())["method"] == "notifications/message"
+            stopping = group.create_task(platform.stop(platform.process(ApiProcess, 1)))
+            events = await resumed.events()
+            assert not [event for event in events if event.id.endswith("lost")]
+        third = await platform.api()
+        gate.open()
+        async with one.open("GET", base=third, last_event_id=resumed.last_id) as rest:
+            assert text_of((await rest.rest())[-1]["result"]) == "stepped"
+        await stopping
+
+
 async def test_an_undecided_post_of_a_pod_that_stops_becomes_a_stream_that_goes_on_at_another(
     platform: Platform, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:

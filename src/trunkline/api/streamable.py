@@ -85,7 +85,9 @@ class StreamableTransport:
             raise SessionNotFound
         if last.stream == session:
             return self._streaming.stream(request, identity, session, last.offset), last.offset
-        rest = self._streaming.exchange(request, identity, last.stream, Form(json=False), last.offset)
+        # Who resumes has an id by now, whatever its version: it can be sent to yet another pod.
+        rest = self._streaming.exchange(request, identity, last.stream, Form(json=False, primed=True), last.offset)
+        rest.stream()
         return rest, last.offset
 
     # DELETE ends a session.
