@@ -8,7 +8,9 @@ from datetime import timedelta
 import httpx2
 import pytest
 from tests.journey.conftest import Platform, eventually
+from tests.journey.test_odd_clients import raw
 from tests.sse import PATIENCE, connect, text_of
+from tests.streamable import LATEST, MODERN
 
 PING = {"jsonrpc": "2.0", "id": 0, "method": "ping"}
 
@@ -47,6 +49,28 @@ async def test_a_revoked_key_stops_on_every_pod_within_a_second_and_its_streams_
             first.base = pod
             assert (await first.post(PING)).status_code == 401
         assert (await bystander.post(PING)).status_code == 202
+
+
+@pytest.mark.parametrize("version", ["", LATEST, MODERN])
+@pytest.mark.parametrize("what", ["revoked", "suspended"])
+async def test_who_may_not_be_here_any_more_when_the_body_has_come_is_refused(
+    platform: Platform, version: str, what: str
+) -> None:
+    api = await platform.api()
+    token, record = await platform.keys.issue("demo")
+    path = "/t/demo/mcp" if version else f"/t/demo/messages?session_id={'0' * 32}"
+    headers = [
+        "host: 127.0.0.1", f"authorization: Bearer {token}", "content-type: application/json", "content-length: 2",
+        f"mcp-session-id: {'0' * 32}", *([f"mcp-protocol-version: {version}"] if version else []),
+    ]  # fmt: skip
+    async with raw(api) as (reader, writer), connect(api, key=token) as bystander:
+        writer.write("\r\n".join([f"POST {path} HTTP/1.1", "expect: 100-continue", *headers, "", ""]).encode())
+        assert b"100" in await reader.readline(), "the key was good, and the body is waited for"
+        await (platform.keys.revoke(record.id) if what == "revoked" else platform.tenants.suspend("demo"))
+        await bystander.ended()
+        writer.write(b"{}")
+        assert await reader.readline() == b"\r\n"
+        assert (b"401" if what == "revoked" else b"403") in await reader.readline()
 
 
 async def test_a_key_that_expires_is_refused_and_its_stream_ends(

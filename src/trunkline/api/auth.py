@@ -132,6 +132,23 @@ class Authenticator:
         if principal.expires_at <= self._verifier.now() or self._verifier.is_revoked(principal.key_id):
             raise Unauthorized("This API key has expired or was revoked; issue a new one.")
 
+    async def check_still(self, identity: Identity) -> None:
+        """Refuse a caller who may not be here any more: who calls was settled, and then something was waited for.
+
+        The key is looked at last: what joins the streams before anything else is waited for misses no revocation.
+
+        Raises:
+            Unauthorized: the key has expired or was revoked, or the tenant wants one now, or is another one.
+            Forbidden: the tenant was suspended.
+            TenantNotFound: it was deleted.
+            Unavailable: the tenant has changed, and no store can be asked how.
+        """
+        tenant = identity.tenant
+        unchanged = self._directory.peek(tenant.slug) is tenant
+        if not unchanged and not authorized(await self.find_tenant(tenant.slug), identity.owner):
+            raise Unauthorized
+        self.check_valid(identity.principal)
+
     async def _authenticate(self, token: str, slug: str) -> Principal:
         try:
             return self._verifier.verify(token, slug)

@@ -107,7 +107,7 @@ class Listeners:
             TooManyListeners: the tenant has as many on this pod as it may have.
             Draining: this pod is stopping.
         """
-        self._streaming.check_open(identity)
+        await self._streaming.check_open(identity)
         wanted = _wishes(message)
         tenant = identity.tenant.id
         if self._count[tenant] >= self._most:

@@ -69,7 +69,7 @@ class SseTransport:
         )
         try:
             # What was said to all streams while this one was being opened was not said to it.
-            self._streaming.check_open(identity)
+            await self._streaming.check_open(identity)
             await self._streaming.hold(request, stream, _endpoint(stream))
         finally:
             self._connections.remove(stream)
@@ -112,6 +112,7 @@ class SseTransport:
         if not session:
             raise MissingSessionId
         body = await request.body(self._settings.max_body_bytes, self._settings.body_timeout)
+        await self._authenticator.check_still(identity)
         envelope = parse(body, self._settings.max_json_elements)
         if not is_session_id(session):
             raise SessionNotFound

@@ -69,7 +69,7 @@ class StreamableTransport:
         try:
             await self._streaming.attach(stream, last)
             # What was said to all streams while this one was being attached was not said to it.
-            self._streaming.check_open(identity)
+            await self._streaming.check_open(identity)
             primed = begins_with_an_id(request.header(VERSION))
             await self._streaming.hold(request, stream, stream.priming() if primed else KEEP_ALIVE)
         finally:
@@ -108,6 +108,7 @@ class StreamableTransport:
             raise NotAcceptable("This address answers application/json and text/event-stream.")
         version = request.header(VERSION) or _DEFAULT_VERSION
         body = await request.body(self._settings.max_body_bytes, self._settings.body_timeout)
+        await self._authenticator.check_still(identity)
         read = parse_batch if version == _DEFAULT_VERSION else parse
         message = read(body, self._settings.max_json_elements)
         if isinstance(message, list):

@@ -54,15 +54,15 @@ class Streaming:
         self.draining = False
         """Whether this pod is stopping and takes no new streams."""
 
-    def check_open(self, identity: Identity) -> None:
+    async def check_open(self, identity: Identity) -> None:
         """Refuse a stream that should not be open, or not here.
 
         Raises:
             Draining: this pod is stopping.
-            Unauthorized: the key has expired or was revoked since it was verified.
+            TrunklineError: as for `Authenticator.check_still`.
         """
+        await self._authenticator.check_still(identity)
         self.check_draining()
-        self._authenticator.check_valid(identity.principal)
 
     def check_draining(self) -> None:
         """Refuse a stream while this pod is stopping.
