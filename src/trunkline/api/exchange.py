@@ -49,7 +49,7 @@ class Exchange(Stream):
     Guarantee: each request that is expected is answered in the response once, or the response says nothing of it.
     """
 
-    __slots__ = ("_begun", "_first", "_waiting", "form", "streams")
+    __slots__ = ("_begun", "_first", "_leaving", "_refused", "_waiting", "form", "streams")
 
     def __init__(
         self,
@@ -67,13 +67,15 @@ class Exchange(Stream):
         """Whether it was decided that the answer is a stream; then there is a new future `over`."""
         self._first = last
         self._begun = False
+        self._leaving = False
+        self._refused: set[bytes] = set()
         self._waiting: list[tuple[bytes, bytes]] = []
         """What came before the response has begun: the place and the body of each message."""
 
     @property
     def whole(self) -> bool:
         """Whether everything was answered."""
-        return self.pending is None
+        return self.pending is None and (self.streams or bool(self._waiting))
 
     @property
     def document(self) -> bytes:
@@ -120,9 +122,17 @@ class Exchange(Stream):
 
     def refuse(self, call: bytes, error: TrunklineError) -> None:
         """Answer one of several requests with the reason for which it was not accepted."""
-        _, request_id = (self.pending or {})[call]
-        self.emit(LOST, error_response(error, request_id), final=True)
+        waiting = (self.pending or {}).get(call)
+        if waiting is None:  # it had been accepted after all, and was answered
+            return
+        self._refused.add(call)
+        # Without an id on a stream: that goes on, and is resumed from before.
+        self.emit(b"", error_response(error, waiting[1]), final=True)
         self.settle(call)
+
+    def wants(self, tag: bytes) -> bool:
+        """Whether a message is of a request that was not refused: it may have been accepted after all."""
+        return not self._refused or tag.partition(b".")[0] not in self._refused
 
     def emit(self, place: bytes, body: bytes, *, final: bool) -> None:
         """Send a message, or keep it until the form of the response is decided."""
@@ -149,6 +159,8 @@ class Exchange(Stream):
         """A call was answered, or gave a sign of life; after the last answer the stream ends."""
         super().settle(tag)
         self._end_if_answered()
+        if self._leaving:
+            self.leave()
 
     def end(self, reason: str) -> None:
         """End the exchange; where its client is to come back, as a stream that says from where."""
@@ -159,7 +171,8 @@ class Exchange(Stream):
         super().end(reason)
 
     def leave(self) -> None:
-        """End, since the pod stops, if another one can go on; else what has begun is finished here."""
+        """End, since the pod stops, as soon as another one can go on; until then what has begun goes on here."""
+        self._leaving = True
         if self.resumable:
             self.stream()
             self.end(DRAINING)
@@ -175,7 +188,7 @@ class Exchange(Stream):
         return b"".join(event(error_response(error, request_id), self._event_id(LOST)) for _, request_id in pending)
 
     def _event_id(self, place: bytes) -> bytes:
-        return b"%b.%b" % (self.name.encode(), place) if self.form.numbered else b""
+        return b"%b.%b" % (self.name.encode(), place) if self.form.numbered and place else b""
 
     def _end_if_answered(self) -> None:
         if self.pending is None and not self.behind and (self._begun or self._waiting):

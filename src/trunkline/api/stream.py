@@ -156,10 +156,16 @@ class Stream(EventStream):
             if self._answered is None:
                 self._answered = Answered()
             self._answered.note(tag)
+        if not self.wants(tag):
+            return True
         self._metrics.deliver_total.inc()
         if stations.on:
             stations.log("deliver", tenant=self.slug, session=self.name, offset=offset)
         self.emit(b"%d" % offset, body, final=final)
+        return True
+
+    def wants(self, tag: bytes) -> bool:
+        """Whether anybody waits for a message; where nobody does, it has its offset and is not sent."""
         return True
 
     def emit(self, place: bytes, body: bytes, *, final: bool) -> None:
@@ -264,9 +270,9 @@ class Stream(EventStream):
 
     def lose(self, reason: str) -> int:
         """Answer what is pending with an error, since nobody else can any more, and end; returns how many it was."""
-        pending, self.pending = self.pending or {}, None
         if self.ended:
             return 0
+        pending, self.pending = self.pending or {}, None
         if pending:
             for _, request_id in pending.values():
                 self.emit(LOST, lost_answer(request_id), final=True)

@@ -215,4 +215,5 @@ class Streaming:
     def give_up(self) -> None:
         """Answer what this pod holds still with an error: nobody else can, and there is no more time."""
         for stream in self._connections.streams():
+            stream.leave()
             stream.lose(DRAINING)

@@ -125,6 +125,45 @@ async def test_a_batch_is_answered_when_each_of_it_is() -> None:
     assert (first["id"], first["error"]["message"]) == (1, "Later.")
 
 
+async def test_what_was_answered_already_is_not_refused() -> None:
+    made = exchange(Client(), "c1", "c2", array=True)
+    take(made, 1, "c1", answer_to(1))
+    made.refuse(b"c1", TooManyRequests("Later."))
+    take(made, 2, "c2", answer_to(2))
+    made.refuse(b"c2", TooManyRequests("Later."))
+    assert json.loads(made.document) == [json.loads(answer_to(1)), json.loads(answer_to(2))]
+
+
+async def test_what_comes_of_a_request_that_was_refused_is_not_sent_and_has_its_place() -> None:
+    client = Client()
+    made = exchange(client, "c1", "c2")
+    made.stream()
+    made.begin(made.greeting())
+    made.refuse(b"c2", TooManyRequests("Later."))
+    assert take(made, 1, "c2.1-1", NOTE)
+    assert take(made, 2, "c2", answer_to(2))
+    assert not made.ended
+    assert take(made, 3, "c1", answer_to(1))
+    assert (client.offsets, made.ended) == ([3], ANSWERED)
+
+
+async def test_a_refusal_on_a_stream_has_no_id_so_that_the_rest_is_resumed_from_before() -> None:
+    client = Client()
+    made = exchange(client, "c1", "c2")
+    made.stream()
+    made.begin(made.greeting())
+    made.refuse(b"c1", TooManyRequests("Later."))
+    assert '"message":"Later."' in text_of(client)
+    assert "id: " not in text_of(client)
+
+
+async def test_an_exchange_that_has_ended_is_not_lost_besides() -> None:
+    made = exchange(Client(), "c1")
+    made.end("key revoked")
+    assert made.lose("redis lost") == 0
+    assert not made.whole, "its request is told why it ended"
+
+
 async def test_what_is_lost_while_it_is_undecided_is_a_document_that_says_so() -> None:
     made = exchange(Client(), "c1")
     assert made.lose("redis lost") == 1
@@ -179,6 +218,33 @@ async def test_only_who_knows_from_where_is_sent_to_another_pod(primed: bool, st
     assert "retry: " in text_of(client)
     assert text_of(client).endswith(": draining\n\n")
     assert "lost" not in text_of(client), "another pod will answer"
+
+
+@pytest.mark.parametrize("streams", [False, True])
+async def test_what_can_be_resumed_only_after_its_pod_began_to_stop_is_sent_away_then(streams: bool) -> None:
+    client = Client()
+    made = exchange(client, "c1", "c2")
+    if streams:
+        made.stream()
+        made.begin(made.greeting())
+    made.leave()
+    assert not made.ended
+    take(made, 1, "c1.1-1", NOTE)
+    assert made.ended == DRAINING
+    if not streams:
+        made.begin(made.greeting())
+    made.part()
+    assert client.offsets == [1]
+    assert "lost" not in text_of(client)
+
+
+async def test_the_last_answer_ends_a_stream_though_its_pod_stops() -> None:
+    made = exchange(Client(), "c1")
+    made.stream()
+    made.begin(made.greeting())
+    made.leave()
+    take(made, 1, "c1", answer_to(1))
+    assert made.ended == ANSWERED
 
 
 async def test_a_stream_that_another_connection_took_over_says_nothing_of_what_is_pending() -> None:
