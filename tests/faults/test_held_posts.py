@@ -1,15 +1,17 @@
-"""A POST of streamable HTTP that is held while Redis is away is answered as if nothing had been."""
+"""What becomes of POSTs of streamable HTTP that are held while Redis fails; more of it is in `test_redis.py`."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
+import httpx2
 import pytest
 from faults.proxy import Proxy
-from tests.faults.outages import at_port, own_server, proxied, until
+from tests.faults.outages import Server, at_port, own_server, proxied, until
+from tests.faults.posts import posting
 from tests.journey.conftest import Platform, platform_on
-from tests.streamable import call, client
+from tests.journey.workshop import Gate, gates
 
 from trunkline.api.run import ApiProcess
 from trunkline.settings import Settings
@@ -18,44 +20,66 @@ PATIENCE = 20.0
 
 
 @pytest.fixture
-async def proxy() -> AsyncIterator[tuple[Proxy, str]]:
-    """A proxy in front of a Redis of the test's own, and its URL past the proxy."""
-    with own_server() as server:
-        async with proxied(server.port) as made:
-            yield made, server.url
+def server() -> Iterator[Server]:
+    with own_server() as made:
+        yield made
 
 
 @pytest.fixture
-async def platform(settings: Settings, proxy: tuple[Proxy, str]) -> AsyncIterator[Platform]:
-    """A deployment whose pods reach that Redis through the proxy."""
-    changes = {"redis_url": at_port(proxy[1], proxy[0].port), "lanes": 4, "drain_timeout": 5.0}
+async def proxy(server: Server) -> AsyncIterator[Proxy]:
+    async with proxied(server.port) as made:
+        yield made
+
+
+@pytest.fixture
+async def platform(settings: Settings, server: Server, proxy: Proxy) -> AsyncIterator[Platform]:
+    """A deployment whose pods reach a Valkey of the test's own through the proxy."""
+    changes = {"redis_url": at_port(server.url, proxy.port), "lanes": 4, "drain_timeout": 5.0}
     async with platform_on(settings.model_copy(update=changes)) as made:
         yield made
 
 
-async def test_calls_that_waited_for_redis_get_their_results(platform: Platform, proxy: tuple[Proxy, str]) -> None:
+@pytest.fixture
+async def gate() -> AsyncIterator[Gate]:
+    gates["held"] = Gate("held")
+    yield gates["held"]
+    gates.pop("held").open()
+
+
+async def test_calls_that_waited_for_redis_get_their_results(platform: Platform, proxy: Proxy) -> None:
     api = await platform.api()
     await platform.worker()
-    async with client(api, key=platform.key) as user, asyncio.timeout(PATIENCE * 2):
-        stateless = user.other()
-        await user.initialize()
+    async with (
+        posting(api, platform.key) as posts,
+        httpx2.AsyncClient(trust_env=False) as http,
+        asyncio.timeout(PATIENCE * 2),
+    ):
         held = platform.process(ApiProcess)._connections
 
         async def are_held() -> bool:
             await asyncio.sleep(0)
-            return len(list(held.streams())) == 4
+            return len(list(held.streams())) == 2
 
         async def is_away() -> bool:
-            return (await user.http.get(f"{api}/readyz")).status_code == 503
+            return (await http.get(f"{api}/readyz")).status_code == 503
 
-        for _ in range(2):
-            proxy[0].cut()
-            asking = [
-                asyncio.create_task(ask(call(number, "echo", text="waited")))
-                for number, ask in enumerate((user.ask, stateless.modern) * 2)
-            ]
-            await until(are_held)
-            await until(is_away)
-            proxy[0].heal()
-            for answer in await asyncio.gather(*asking):
-                assert "result" in answer, answer
+        proxy.cut()
+        posts.hold("echo", text="waited")
+        await until(are_held)
+        await until(is_away)
+        proxy.heal()
+        assert await posts.texts() == ["waited", "waited"]
+
+
+async def test_calls_that_redis_has_lost_with_all_its_data_are_answered_by_the_pod(
+    platform: Platform, server: Server, gate: Gate
+) -> None:
+    api = await platform.api()
+    await platform.workshop()
+    async with posting(api, platform.key) as posts, asyncio.timeout(PATIENCE):
+        posts.hold("wait", gate="held")
+        await gate.until(inside=2)
+        await server.ask("FLUSHALL")
+        await server.ask("CLIENT", "KILL", "TYPE", "pubsub")
+        answers = await posts.answers()
+    assert [answer["error"]["data"] for answer in answers] == [{"outcome": "unknown"}] * 2

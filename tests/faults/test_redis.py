@@ -21,6 +21,7 @@ from faults import redis as scenarios
 from faults.proxy import Proxy
 from tests.faults.conftest import Small
 from tests.faults.outages import HEALING, Server, at_port, is_clear_refusal, own_server, proxied, until
+from tests.faults.posts import Posts, posting
 from tests.journey.conftest import Platform, platform_on
 from tests.journey.workshop import Gate, gates
 from tests.sse import Stream, connect
@@ -158,6 +159,13 @@ async def books(platform: Platform, api: str) -> AsyncIterator[Books]:
 
 
 @pytest.fixture
+async def posts(platform: Platform, api: str, books: Books) -> AsyncIterator[Posts]:
+    """Callers over streamable HTTP beside it."""
+    async with posting(api, platform.key) as made:
+        yield made
+
+
+@pytest.fixture
 async def make_gate() -> AsyncIterator[Callable[[str], Gate]]:
     made: list[Gate] = []
 
@@ -204,23 +212,28 @@ async def test_calls_are_refused_clearly_answers_are_kept_and_all_heals_by_itsel
     proxy: Proxy,
     api: str,
     books: Books,
+    posts: Posts,
     make_gate: Callable[[str], Gate],
 ) -> None:
     fault = fault_named(name, server, proxy)
     running, refused_tool = make_gate("running"), make_gate("refused")
     refused_tool.open()
     runs = await books.accepted("wait", gate="running")
-    await running.until(inside=1)
+    posts.hold("wait", gate="running")
+    await running.until(inside=3)
 
     await fault.begin()
     async with asyncio.timeout(PATIENCE):
         accepted = []
         while True:  # a disk that is full is noticed by what is written, and that by the next who writes
+            sending = asyncio.create_task(posts.send("echo", text="refused"))
             number, response = await books.post("wait", gate="refused")
-            if response.status_code != 202:
+            refusals = [response, *await sending]
+            if all(each.status_code not in {200, 202} for each in refusals):
                 break
-            accepted.append(number)
-    assert is_clear_refusal(response), response.text
+            if response.status_code == 202:
+                accepted.append(number)
+    assert all(map(is_clear_refusal, refusals)), [each.text for each in refusals]
     running.open()
     await running.until(inside=0)
 
@@ -232,6 +245,7 @@ async def test_calls_are_refused_clearly_answers_are_kept_and_all_heals_by_itsel
                 break
             assert is_clear_refusal(response), response.text
         assert await books.answered(again, runs) == ["again", "through"]
+        assert await posts.texts() == ["through"] * 2
         await books.answered(*accepted)
         async with httpx2.AsyncClient(trust_env=False) as http:
 
@@ -240,7 +254,7 @@ async def test_calls_are_refused_clearly_answers_are_kept_and_all_heals_by_itsel
 
             await until(is_ready)
     await nothing_unfinished(platform)
-    assert running.entered == 1
+    assert running.entered == 3
     assert fault.hides or (refused_tool.entered, books.answers[number]) == (len(accepted), 0), (
         "refused is not accepted"
     )
