@@ -7,21 +7,21 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Sequence
 
 import orjson
 import uuid_utils
 
 from trunkline.api.auth import Identity
-from trunkline.api.exchange import Exchange
+from trunkline.api.exchange import ANSWERED, Exchange
 from trunkline.api.http import Request
 from trunkline.api.messages import Message as Envelope
 from trunkline.audit.seed import TOOL_CALL, seed
 from trunkline.errors import Forbidden, InvalidMessage, SessionNotFound, TrunklineError, Unavailable
 from trunkline.logs import stations
 from trunkline.metrics import Metrics
-from trunkline.streams.calls import Calls, Message, Place
+from trunkline.streams.calls import Bounds, Calls, Message, Place
 from trunkline.streams.client import Redis
-from trunkline.streams.control import CallCancelled, announce
 from trunkline.streams.sessions import Sessions
 from trunkline.tenants.model import SCOPE_CALL
 
@@ -50,7 +50,7 @@ class Acceptor:
             TrunklineError: it was refused, and nothing came of it.
         """
         if envelope.kind == "response":
-            await self._calls.reply(identity.owner, session, _question(envelope.id), body)
+            await self._calls.reply(identity.owner, session, _question(envelope.id), body, identity.bounds)
             self._metrics.accept_accepted.inc()
         elif envelope.method == "notifications/cancelled" and envelope.kind == "notification":
             await self._cancel(identity, session, envelope)
@@ -117,18 +117,21 @@ class Acceptor:
         request_id = envelope.params.get("requestId")
         if isinstance(request_id, bool) or not isinstance(request_id, int | str):
             raise InvalidMessage("notifications/cancelled names a request by its requestId.")
-        await self.cancel(identity, session, orjson.dumps(request_id))
+        await self.cancel(identity, session, orjson.dumps(request_id), identity.bounds)
 
-    async def cancel(self, identity: Identity, session: str, request_id: bytes) -> None:
+    async def cancel(self, identity: Identity, session: str, request_id: bytes, bounds: Bounds | None = None) -> None:
         """Take back a request, named by its JSON-RPC id as JSON, and stop it where it runs.
 
         Raises:
             SessionNotFound: unknown, ended or another principal's session.
+            TooManyRequests: `bounds` are given, the tenant's limits, and its rate is at them.
         """
-        for call in await self._calls.cancel(identity.owner, session, request_id):
-            if stations.on:
+        self._log_cancelled(identity, session, await self._calls.cancel(identity.owner, session, request_id, bounds))
+
+    def _log_cancelled(self, identity: Identity, session: str, calls: Sequence[str]) -> None:
+        if stations.on:
+            for call in calls:
                 stations.log("cancel", call=call, tenant=identity.tenant.slug, session=session)
-            await announce(self._redis, CallCancelled(call, session))
 
     async def close(self, identity: Identity, session: str) -> None:
         """End a session on every pod, and stop what runs for it.
@@ -136,10 +139,7 @@ class Acceptor:
         Raises:
             SessionNotFound: unknown, ended or another principal's session.
         """
-        for call in await self._sessions.close(identity.owner, session):
-            if stations.on:
-                stations.log("cancel", call=call, tenant=identity.tenant.slug, session=session)
-            await announce(self._redis, CallCancelled(call, session))
+        self._log_cancelled(identity, session, await self._sessions.close(identity.owner, session))
 
     async def abandon(self, identity: Identity, session: str) -> None:
         """End a session that no client knows of; should that not be possible now, it expires."""
@@ -147,9 +147,9 @@ class Acceptor:
             await self.close(identity, session)
 
     def forget(self, exchange: Exchange) -> None:
-        """Keep nothing of what was answered as a document: there is no id to resume it from."""
-        if exchange.whole and not exchange.streams:
-            self._calls.forget(exchange.owner.tenant, exchange.name)
+        """Keep nothing of what was answered as a document, having no id to resume it from; else not for long."""
+        if exchange.whole and (not exchange.streams or exchange.ended == ANSWERED):
+            self._calls.forget(exchange.owner.tenant, exchange.name, resumable=exchange.streams)
 
 
 def _question(response_id: bytes) -> str:

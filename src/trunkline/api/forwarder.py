@@ -28,7 +28,7 @@ from trunkline.logs import stations
 from trunkline.metrics import Metrics
 from trunkline.settings import Settings
 from trunkline.streams.client import Redis
-from trunkline.streams.control import CallCancelled, Event, announce, decode
+from trunkline.streams.control import Event, decode
 from trunkline.streams.sessions import Sent, Sessions, Touched
 from trunkline.streams.subscriber import Subscriber
 
@@ -159,8 +159,7 @@ class Forwarder:
             self._renew_soon(stream)
         if reason == "messages lost" and stream.owner.transport != "lone" and stream.name == stream.session:
             with contextlib.suppress(SessionNotFound, Unavailable):  # without it, a resume finds the same gap
-                for call in await self._sessions.close(stream.owner, stream.session):
-                    await announce(self._redis, CallCancelled(call, stream.session))
+                await self._sessions.close(stream.owner, stream.session)
 
     async def _fill(self, stream: Stream) -> str:
         """Bring a stream up to date, no faster than its client reads; returns why it must end, if it must."""
