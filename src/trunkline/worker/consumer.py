@@ -171,7 +171,7 @@ class Consumer:
         """
         running = self._running.get(call.id)
         if running is None:
-            self._slots.renew(call)
+            self._begin_all(self._slots.renew(call))
         elif call.entry != running.call.entry:
             running.call = call
 
@@ -205,10 +205,7 @@ class Consumer:
         self._slot_freed.set()
 
     def _waits(self, call: Call, waiting: bool) -> None:
-        if waiting:
-            self._begin_all(self._slots.lend(call))
-        else:
-            self._slots.take_back(call)
+        self._begin_all(self._slots.lend(call) if waiting else self._slots.take_back(call))
 
     async def _execute_safely(self, running: Running) -> Answer | None:
         """Whatever goes wrong is an answer: a message without one would hold its place in the lane for ever.

@@ -20,8 +20,9 @@ class Slots:
     tenants in turn.
 
     A call that waits for its client, perhaps minutes for a human, lends its slot, so that dialogs left open stop
-    nobody else; at most as many calls do so as there are slots. Once its client has answered, it goes on at once, be
-    all slots taken or not. (For its tenant it stays one of those in flight, of which there are never more in the lane
+    nobody else; at most as many calls do so as there are slots, and of a tenant as many as it may hold. One more
+    keeps its slot until another's client has answered. Then that goes on at once, be all slots taken or not. (For its
+    tenant it stays one of those in flight, of which there are never more in the lane
     and running than all workers have slots.)
     """
 
@@ -31,6 +32,10 @@ class Slots:
         self._running: dict[str, Call] = {}
         self._lent: dict[str, Call] = {}
         """Those that wait for their clients and hold no slot."""
+        self._lenders: Counter[str] = Counter()
+        """The same by tenant."""
+        self._asking: dict[str, None] = {}
+        """Those that wait for their clients and hold a slot that they could not lend yet; the longest first."""
         self._held: Counter[str] = Counter()
         """Slots by tenant."""
         self._waiting: OrderedDict[str, deque[Call]] = OrderedDict()
@@ -63,24 +68,24 @@ class Slots:
     def release(self, call: Call) -> list[Call]:
         """A call has ended; which of those that wait may begin now."""
         self._ids.discard(call.id)
-        if self._lent.pop(call.id, None) is None:
+        self._asking.pop(call.id, None)
+        if self._return(call) is None:
             self._give(_group(self._running.pop(call.id)))
         return self._fill()
 
     def lend(self, call: Call) -> list[Call]:
         """A call waits for its client; which of those that wait may begin in its slot."""
-        running = self._running.get(call.id)
-        if running is None or _group(running) == _LAST or len(self._lent) >= self._concurrency:
-            return []
-        self._lent[call.id] = self._running.pop(call.id)
-        self._give(_group(running))
+        if call.id in self._running:
+            self._asking[call.id] = None
         return self._fill()
 
-    def take_back(self, call: Call) -> None:
-        """It goes on."""
-        lent = self._lent.pop(call.id, None)
+    def take_back(self, call: Call) -> list[Call]:
+        """It goes on; which of those that wait may begin, now that another may lend its slot."""
+        self._asking.pop(call.id, None)
+        lent = self._return(call)
         if lent is not None:
             self._take(lent)
+        return self._fill()
 
     def trust(self, call: Call) -> list[Call]:
         """A call has shown that it does not end its worker at once; which of those that wait may begin now."""
@@ -104,11 +109,12 @@ class Slots:
         """Have nothing begin any more."""
         self._closed = self._ended = True
 
-    def renew(self, call: Call) -> None:
-        """Take over a newer attempt of a call that waits here."""
+    def renew(self, call: Call) -> list[Call]:
+        """Take over a newer attempt of a call that waits here; which of those that wait may begin now."""
         if self.withdraw(call.id) is not None:
             self._ids.add(call.id)
             self._waiting.setdefault(_group(call), deque()).append(call)
+        return self._fill()
 
     def withdraw(self, call_id: str) -> Call | None:
         """Take a call from those that wait; None if it does not."""
@@ -141,7 +147,25 @@ class Slots:
         self._running[call.id] = call
         self._held[_group(call)] += 1
 
+    def _return(self, call: Call) -> Call | None:
+        lent = self._lent.pop(call.id, None)
+        if lent is not None:
+            self._lenders[lent.tenant] -= 1
+            if not self._lenders[lent.tenant]:
+                del self._lenders[lent.tenant]
+        return lent
+
+    def _lend_all(self) -> None:
+        for call in [self._running[call_id] for call_id in self._asking]:
+            group = _group(call)
+            if group != _LAST and len(self._lent) < self._concurrency and self._lenders[group] < self._cap:
+                del self._asking[call.id]
+                self._lent[call.id] = self._running.pop(call.id)
+                self._lenders[group] += 1
+                self._give(group)
+
     def _fill(self) -> list[Call]:
+        self._lend_all()
         begun = []
         while not self._closed and len(self._running) < self._concurrency and (following := self._next()) is not None:
             self._take(following)

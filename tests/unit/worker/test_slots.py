@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from collections import Counter
+
+from hypothesis import settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from trunkline.envelope import Call
 from trunkline.worker.slots import Slots
@@ -112,8 +115,8 @@ def test_a_call_that_waits_for_its_client_lends_its_slot_and_goes_on_though_all_
     assert slots.lend(first) == [third]
     assert slots.lend(first) == []
     assert slots.claimable == 0
-    slots.take_back(first)
-    slots.take_back(first)
+    assert slots.take_back(first) == []
+    assert slots.take_back(first) == []
     assert slots.claimable == 0
     waiting = call("d")
     assert not slots.admit(waiting)
@@ -143,40 +146,173 @@ def test_a_call_that_ends_while_it_waits_for_its_client_gives_back_no_slot_twice
     assert not slots.admit(call("c"))
 
 
-def test_as_many_calls_lend_their_slots_as_there_are_and_none_that_is_suspected() -> None:
+def test_as_many_calls_lend_their_slots_as_there_are_and_the_next_as_soon_as_one_goes_on() -> None:
     slots = Slots(2)
-    for number in range(2):
+    asking = [call("a", 0), call("a", 1), call("b", 2)]
+    for each in asking[:2]:
+        assert slots.admit(each)
+        assert slots.lend(each) == []
+        assert slots.claimable == 2
+    assert slots.admit(asking[2])
+    slots.lend(asking[2])
+    assert slots.claimable == 1
+    assert slots.admit(call("c", 3))
+    assert not slots.admit(call("c", 4))
+    assert slots.take_back(asking[0]) == [], "which it does itself, in the slot that another lends"
+    assert slots.claimable == 0
+    assert slots.release(asking[1]) == []
+    assert slots.release(call("c", 3)) == [call("c", 4)]
+
+
+def test_a_tenant_whose_calls_all_wait_for_clients_leaves_others_room_to_lend() -> None:
+    slots = Slots(4)
+    for number in range(4):
         assert slots.admit(call("a", number))
         slots.lend(call("a", number))
-        assert slots.claimable == 2
+    assert slots.claimable == 3, "the fourth keeps its slot"
     assert slots.admit(call("b"))
     slots.lend(call("b"))
-    assert slots.claimable == 1
-    suspect = call("c")._replace(attempt=3)
+    assert slots.claimable == 3
+    assert slots.release(call("a", 1)) == []
+    assert slots.claimable == 4, "now the fourth lends its own"
+
+
+def test_a_suspect_lends_its_slot_once_it_is_trusted() -> None:
+    slots = Slots(1)
+    suspect = call("a")._replace(attempt=3)
     assert slots.admit(suspect)
-    slots.take_back(call("a", 0))
     assert slots.lend(suspect) == []
+    assert not slots.admit(call("b"))
+    assert slots.trust(suspect) == [call("b")]
+    assert slots.take_back(suspect) == []
+    assert slots.release(suspect) == []
+    assert slots.release(call("b")) == []
+    assert slots.claimable == 1
+
+
+def test_a_call_that_goes_on_before_it_could_lend_keeps_its_slot() -> None:
+    slots = Slots(1)
+    assert slots.admit(call("a", 0))
+    slots.lend(call("a", 0))
+    assert slots.admit(call("a", 1))
+    slots.lend(call("a", 1))
+    assert slots.take_back(call("a", 1)) == []
+    assert slots.release(call("a", 0)) == []
     assert slots.claimable == 0
 
 
-@given(st.integers(1, 9), st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=80))
-def test_slots_are_never_overfilled_and_never_idle_while_someone_may_use_them(
-    concurrency: int, steps: list[tuple[str, bool]]
-) -> None:
-    slots, cap = Slots(concurrency), -(-concurrency * 3 // 4)
-    running: list[Call] = []
-    waiting: list[Call] = []
-    for number, (tenant, ends) in enumerate(steps):
-        if ends and running:
-            following = slots.release(running.pop(0))
-            running += following
-            waiting = [each for each in waiting if each not in following]
-        else:
-            new = call(tenant, number)
-            (running if slots.admit(new) else waiting).append(new)
-        held = {name: sum(each.tenant == name for each in running) for name in "abc"}
-        assert len(running) <= concurrency
-        assert max(held.values()) <= cap
-        if len(running) < concurrency:
-            assert all(held[each.tenant] == cap for each in waiting)
-        assert all(each.id in slots for each in (*running, *waiting))
+def test_a_waiting_call_that_becomes_a_suspect_takes_a_slot_that_is_free_for_one() -> None:
+    slots = Slots(4)
+    for number in range(3):
+        assert slots.admit(call("a", number))
+    assert not slots.admit(call("a", 3))
+    suspect = call("a", 3)._replace(attempt=3)
+    assert slots.renew(suspect) == [suspect]
+
+
+class Model(RuleBasedStateMachine):
+    """What a worker does with its slots, and what must hold meanwhile."""
+
+    @initialize(concurrency=st.integers(1, 9))
+    def start(self, concurrency: int) -> None:
+        self.concurrency, self.cap = concurrency, -(-concurrency * 3 // 4)
+        self.slots = Slots(concurrency)
+        self.holding: dict[str, Call] = {}
+        """Those that run and were not lent, as far as can be told from outside."""
+        self.asking: dict[str, Call] = {}
+        self.waiting: dict[str, Call] = {}
+        self.number = 0
+
+    def begin(self, calls: list[Call]) -> None:
+        for each in calls:
+            assert self.waiting.pop(each.id) == each
+            self.holding[each.id] = each
+        if calls:
+            assert len(self.slots._running) <= self.concurrency, "what begins finds a free slot"
+            for each in calls:
+                assert self.held(group(each)) <= (1 if group(each) == "" else self.cap)
+
+    def held(self, of: str) -> int:
+        return sum(group(each) == of for each in self.slots._running.values())
+
+    def pick(self, data: st.DataObject, calls: dict[str, Call]) -> Call | None:
+        return calls[data.draw(st.sampled_from(sorted(calls)))] if calls else None
+
+    @rule(tenant=st.sampled_from("abc"), attempt=st.sampled_from([1, 1, 1, 3]))
+    def admit(self, tenant: str, attempt: int) -> None:
+        self.number += 1
+        new = call(tenant, self.number)._replace(attempt=attempt)
+        self.waiting[new.id] = new
+        if self.slots.admit(new):
+            self.begin([new])
+
+    @rule(data=st.data())
+    def lend(self, data: st.DataObject) -> None:
+        if (one := self.pick(data, self.holding)) is not None:
+            self.asking[one.id] = one
+            self.begin(self.slots.lend(one))
+
+    @rule(data=st.data())
+    def take_back(self, data: st.DataObject) -> None:
+        if (one := self.pick(data, self.asking)) is not None:
+            del self.asking[one.id]
+            self.begin(self.slots.take_back(one))
+            assert one.id in self.slots._running, "it goes on at once"
+
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        if (one := self.pick(data, self.holding)) is not None:
+            del self.holding[one.id]
+            self.asking.pop(one.id, None)
+            self.begin(self.slots.release(one))
+            assert one.id not in self.slots
+
+    @rule(data=st.data())
+    def trust(self, data: st.DataObject) -> None:
+        suspects = {each.id: each for each in self.holding.values() if each.attempt >= 3}
+        if (one := self.pick(data, suspects)) is not None:
+            self.holding[one.id] = one._replace(attempt=1)
+            self.begin(self.slots.trust(one))
+
+    @rule(data=st.data())
+    def renew(self, data: st.DataObject) -> None:
+        if (one := self.pick(data, self.waiting)) is not None:
+            self.waiting[one.id] = newer = one._replace(attempt=one.attempt + 1)
+            self.begin(self.slots.renew(newer))
+
+    @rule(data=st.data())
+    def withdraw(self, data: st.DataObject) -> None:
+        if (one := self.pick(data, self.waiting)) is not None:
+            assert self.slots.withdraw(self.waiting.pop(one.id).id) == one
+
+    @invariant()
+    def nothing_is_idle_while_someone_may_use_it(self) -> None:
+        if len(self.slots._running) < self.concurrency:
+            for each in self.waiting.values():
+                assert self.held(group(each)) >= (1 if group(each) == "" else self.cap)
+
+    @invariant()
+    def as_many_lend_as_may(self) -> None:
+        lent = self.slots._lent.values()
+        assert {each.id for each in lent} <= set(self.asking)
+        assert len(lent) <= self.concurrency
+        by_tenant = {tenant: sum(each.tenant == tenant for each in lent) for tenant in "abc"}
+        assert max(by_tenant.values()) <= self.cap
+        for each in self.asking.values():
+            if each.id in self.slots._running and group(self.holding[each.id]) and len(lent) < self.concurrency:
+                assert by_tenant[each.tenant] == self.cap
+
+    @invariant()
+    def none_is_forgotten(self) -> None:
+        assert all(each in self.slots for each in (*self.holding, *self.waiting))
+        assert set(self.slots._running) | set(self.slots._lent) == set(self.holding)
+        assert self.slots._held == Counter(group(each) or "suspects" for each in self.slots._running.values())
+
+
+def group(one: Call) -> str:
+    """Whose slots a call takes: a tenant's, or the one of suspects."""
+    return one.tenant if one.attempt < 3 else ""
+
+
+TestWhateverAWorkerDoes = Model.TestCase
+TestWhateverAWorkerDoes.settings = settings(deadline=None, max_examples=60, stateful_step_count=60)
