@@ -25,7 +25,7 @@ class Balancer:
         self.ports: list[int] = []
         """Where the pods listen, on 127.0.0.1."""
         self.dealt: dict[int, int] = {}
-        """Requests that each port was given."""
+        """Requests that each port was given; one whose client hangs up before it got there had its turn, too."""
         self.port = 0
         self._turns = count()
         self._clients: set[_Client] = set()
@@ -38,6 +38,10 @@ class Balancer:
         """All ports, the next one first."""
         first = next(self._turns) % max(1, len(self.ports))
         return self.ports[first:] + self.ports[:first]
+
+    def count(self, port: int) -> None:
+        """A port was given a request."""
+        self.dealt[port] = self.dealt.get(port, 0) + 1
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[Balancer]:
@@ -127,10 +131,15 @@ class _Exchange(asyncio.Protocol):
     async def _connect(self) -> None:
         loop = asyncio.get_running_loop()
         for port in self._balancer.turn():
-            with contextlib.suppress(OSError):
+            try:
                 await loop.create_connection(lambda: self, "127.0.0.1", port)
-                self._balancer.dealt[port] = self._balancer.dealt.get(port, 0) + 1
-                return
+            except OSError:
+                continue
+            except asyncio.CancelledError:
+                self._balancer.count(port)
+                raise
+            self._balancer.count(port)
+            return
         self._refuse()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
