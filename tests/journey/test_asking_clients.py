@@ -98,9 +98,8 @@ async def test_a_client_that_does_not_answer_in_time_is_told_and_the_tool_goes_o
 
 
 async def test_a_call_that_asks_has_the_time_of_its_client_and_ends_with_its_question(platform: Platform) -> None:
-    limits = {"call_timeout": 0.2, "call_timeout_max": 1.5}
-    api = await platform.api(**limits)
-    await platform.workshop(**limits)
+    api = await platform.api(call_timeout=2, call_timeout_max=3)  # also what `initialize` has
+    await platform.workshop(call_timeout=0.2, call_timeout_max=3)
     async with connect(api, key=platform.key) as stream:
         call, question = await begin(stream, "choose")
         told = (await stream.event()).message
