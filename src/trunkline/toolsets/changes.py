@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from mcp.server.lowlevel import Server
 from mcp.server.mcpserver import MCPServer
@@ -17,10 +17,9 @@ from mcp.shared.subscriptions import (
     event_from_wire,
 )
 
-ListKind = Literal["tools", "prompts", "resources"]
-LISTS: tuple[ListKind, ...] = ("tools", "prompts", "resources")
+from trunkline.streams.changes import LISTS, List
 
-_KINDS: dict[type[ServerEvent], ListKind] = {
+_KINDS: dict[type[ServerEvent], List] = {
     ToolsListChanged: "tools",
     PromptsListChanged: "prompts",
     ResourcesListChanged: "resources",
@@ -30,7 +29,7 @@ _KINDS: dict[type[ServerEvent], ListKind] = {
 class Change(NamedTuple):
     """Something that clients may have read and should read again."""
 
-    kind: ListKind | None
+    kind: List | None
     """The list that changed; None where it is a resource."""
     uri: str = ""
     """The resource that changed."""
@@ -61,7 +60,7 @@ def bus_of(server: Server[Any] | MCPServer[Any]) -> SubscriptionBus | None:
     return listening.handler._bus  # noqa: SLF001 - the only place where it is
 
 
-def declare(capabilities: dict[str, Any], *, stateless: bool) -> list[ListKind]:
+def declare(capabilities: dict[str, Any], *, stateless: bool) -> list[List]:
     """Say in a server's capabilities that clients are told of changed lists; which lists it has.
 
     A stateless client subscribes to resources by `subscriptions/listen`, which is served for every server.
