@@ -27,6 +27,28 @@ async def greet(ctx: Context[None]) -> str:
 
 
 @mcp.tool()
+async def greet_inside(gate: str, ctx: Context[None]) -> str:
+    """The same; the gate knows how many do."""
+    with workshop.gates[gate].counted():
+        return await greet(ctx)
+
+
+@mcp.tool()
+async def sign_in(ctx: Context[None]) -> str:
+    """Send the user to a page, and say when that is done."""
+    answer = await ctx.elicit_url("Sign in, please.", "https://door.example/in", "door-1")
+    await ctx.session.send_elicit_complete("door-1", related_request_id=ctx.request_id)
+    return answer.action
+
+
+@mcp.tool()
+async def knock(ctx: Context[None]) -> str:
+    """Ask whether the client is there."""
+    await ctx.session.send_ping()
+    return "someone is there"
+
+
+@mcp.tool()
 async def call_back(gate: str, ctx: Context[None]) -> str:
     """Hang up, and have the answer ready when the gate is open."""
     await ctx.close_sse_stream()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from tests.journey import parlour
-from tests.journey.conftest import Platform
+from tests.journey.conftest import Platform, eventually
 from tests.journey.workshop import Gate
 from tests.sse import text_of
 from tests.streamable import LATEST, Answer, Client, call, client
@@ -47,6 +47,64 @@ async def test_a_question_comes_on_the_call_s_stream_and_is_answered_through_ano
             (last,) = await answer.rest()
             assert text_of(last["result"]) == "Hello Ada"
             assert (await own.event()).data == "", "nothing but the event that it begins with"
+
+
+async def test_a_user_is_sent_to_a_page_and_its_client_told_when_that_is_done(
+    platform: Platform, apis: list[str]
+) -> None:
+    async with client(apis[0], key=platform.key) as one:
+        await one.initialize(capabilities={"elicitation": {"url": {}}})
+        async with one.open("POST", call(1, "sign_in")) as answer:
+            asked = await answer.message()
+            assert asked["method"] == "elicitation/create"
+            assert asked["params"] == {
+                "mode": "url",
+                "message": "Sign in, please.",
+                "url": "https://door.example/in",
+                "elicitationId": "door-1",
+            }
+            await one.tell({"jsonrpc": "2.0", "id": asked["id"], "result": {"action": "accept"}}, apis[1])
+            done, last = await answer.rest()
+            assert (done["method"], done["params"]) == (
+                "notifications/elicitation/complete",
+                {"elicitationId": "door-1"},
+            )
+            assert text_of(last["result"]) == "accept"
+
+
+async def test_a_tool_pings_its_client(platform: Platform, apis: list[str]) -> None:
+    async with client(apis[0], key=platform.key) as one:
+        await one.initialize()
+        async with one.open("POST", call(1, "knock")) as answer:
+            asked = await answer.message()
+            assert (asked["method"], asked.get("params")) == ("ping", None)
+            await one.tell({"jsonrpc": "2.0", "id": asked["id"], "result": {}}, apis[1])
+            assert text_of((await answer.rest())[-1]["result"]) == "someone is there"
+
+
+async def test_a_session_that_ends_while_a_tool_asks_stops_the_tool_and_leaves_nothing_behind(
+    platform: Platform, apis: list[str], gate: Gate
+) -> None:
+    async with client(apis[0], key=platform.key) as one:
+        await one.initialize(capabilities=CAPABLE)
+        async with one.open("POST", call(1, "greet_inside", gate=gate.name)) as answer:
+            number = await question(answer)
+            await gate.until(inside=1)
+            assert (await one.send("DELETE", base=apis[1])).status_code == 204
+            await gate.until(inside=0, cancelled=1)
+            (ended,) = await answer.rest()
+            assert ended["error"]["code"] == -32000, "there is no such session any more"
+        assert (await one.send("POST", accept(number, "late"), apis[2])).status_code == 404
+        tenant = platform.redis.keys.tenant((await platform.tenants.get("demo")).id)
+
+        async def forgotten() -> bool:
+            return not await platform.redis.command("KEYS", f"{tenant.base}q:*")
+
+        await eventually(forgotten)
+        await one.initialize(capabilities=CAPABLE)
+        async with one.open("POST", call(2, "greet")) as answer:
+            await one.tell(accept(await question(answer), "Ada"))
+            assert text_of((await answer.rest())[-1]["result"]) == "Hello Ada"
 
 
 async def test_of_several_responses_the_first_counts_and_strangers_give_none(
