@@ -147,6 +147,16 @@ async def test_a_request_that_names_nothing_to_hear_of_is_refused(platform: Plat
         assert (response.status_code, response.json()["error"]["code"]) == (400, -32602)
 
 
+async def test_a_listener_names_a_thousand_resources_and_no_more(platform: Platform) -> None:
+    api = await platform.api()
+    async with client(api, key=platform.key) as one:
+        uris = [f"note://{number:04}" for number in range(1001)]
+        async with listening(one, 1, resourceSubscriptions=uris[:1000]):
+            message = modern(request(2, "subscriptions/listen", {"notifications": {"resourceSubscriptions": uris}}))
+            refused = await one.send("POST", message, **one.stateless(message))
+            assert (refused.status_code, refused.json()["error"]["code"]) == (400, -32602)
+
+
 async def test_listeners_that_come_and_go_leave_nothing_behind(platform: Platform) -> None:
     api = await platform.api()
     async with client(api, key=platform.key) as one:

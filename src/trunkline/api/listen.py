@@ -25,6 +25,8 @@ from trunkline.errors import InvalidParams, TooManyListeners
 from trunkline.settings import Settings
 
 METHOD = "subscriptions/listen"
+_MOST_RESOURCES = 1_000
+"""What one stream may name: it stays in memory for hours."""
 _REMEMBERED = 64
 """Changes that several pods announce within moments of each other."""
 _SUBSCRIPTION_ID = "io.modelcontextprotocol/subscriptionId"
@@ -161,4 +163,7 @@ def _wishes(message: Message) -> dict[str, Any]:
         params = SubscriptionsListenRequestParams.model_validate(message.params)
     except ValidationError:
         raise InvalidParams("subscriptions/listen names what to tell of in its notifications.") from None
-    return params.notifications.model_dump(by_alias=True)
+    wanted = params.notifications.model_dump(by_alias=True)
+    if len(wanted.get("resourceSubscriptions") or ()) > _MOST_RESOURCES:
+        raise InvalidParams(f"subscriptions/listen names at most {_MOST_RESOURCES} resources.")
+    return wanted
