@@ -169,6 +169,19 @@ async def test_an_unknown_version_is_told_which_are_served(platform: Platform) -
             assert (error["code"], error["data"]) == (-32022, {"supported": [MODERN], "requested": "v999"})
 
 
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+async def test_other_methods_are_405_in_the_known_version_400_in_an_unknown_one_and_401_without_a_key(
+    platform: Platform, method: str
+) -> None:
+    api = await platform.api()
+    async with client(api, key=platform.key) as one:
+        assert (await one.send(method, mcp_protocol_version=MODERN)).status_code == 405
+        refused = await one.send(method, mcp_protocol_version="v999")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (400, -32022)
+        for version in (MODERN, "v999"):
+            assert (await one.other(key="").send(method, mcp_protocol_version=version)).status_code == 401
+
+
 async def test_unknown_methods_are_404_and_errors_of_tools_have_their_status(platform: Platform) -> None:
     api = await platform.api()
     await platform.workshop()

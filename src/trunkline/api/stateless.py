@@ -53,7 +53,9 @@ class StatelessTransport:
         self._listeners = listeners
 
     async def refuse(self, request: Request) -> NoReturn:
-        """GET and DELETE: there is no stream to open and no session to end."""
+        """GET and DELETE: there is no stream to open and no session to end; of an unknown version it is that."""
+        await self._authenticator.identify(request, "lone")
+        check_version(request)
         raise MethodNotAllowed("POST")
 
     async def post(self, request: Request) -> None:
