@@ -37,6 +37,9 @@ class Answered:
         if len(self._calls) > _REMEMBERED:
             del self._calls[0]
 
+    def __contains__(self, call: bytes) -> bool:
+        return call in self._calls
+
     def contradicts(self, pending: Sequence[Waiting], missed: Sequence[Sent]) -> bool:
         """Whether one of these calls was answered before."""
         known = set(self._calls)

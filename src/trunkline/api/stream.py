@@ -239,7 +239,9 @@ class Stream(EventStream):
         self.pending = {each.call: (0.0, each.request_id) for each in pending} | (self.pending or {}) or None
 
     def expect(self, accepted: Accepted) -> None:
-        """A request was accepted: its answer is to come on this stream."""
+        """A request was accepted: its answer is to come on this stream, unless it was read before this was heard."""
+        if self._answered is not None and accepted.call in self._answered:
+            return
         if self.pending is None:
             self.pending = {}
         self.pending[accepted.call] = (self._clock() + self._settings.call_timeout + _GRACE, accepted.request_id)

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.unit.api.streams import SESSION, Client, hold, open_stream, settled
 
@@ -168,6 +168,7 @@ class Wire:
         self.release()
 
 
+@example(["accept", "answer", "hold", "look", "page", "lag", "look", "page"])
 @given(st.lists(st.sampled_from(["accept", "answer", "lag", "hold", "look", "page", "release"]), max_size=60))
 async def test_however_pages_and_copies_mix_each_message_comes_once_and_in_order(steps: list[str]) -> None:
     client = Client()
