@@ -10,6 +10,7 @@ import pytest
 from tests.journey.conftest import Platform, eventually
 from tests.journey.test_odd_clients import raw
 from tests.journey.workshop import Gate
+from tests.sse import connect
 from tests.streamable import BOTH, call, client, modern
 
 from trunkline.api.run import ApiProcess
@@ -78,6 +79,33 @@ async def test_a_request_behind_one_that_is_held_ends_the_connection_and_leaves_
             writer.write(post(platform.key, message, **headers) * 2)
             assert b"400" in await reader.readline(), "two at once are refused before anything of them is accepted"
         gate.open()
+
+
+@pytest.mark.parametrize(
+    ("version", "behind", "status"),
+    [("1.0", b"", b"426"), ("1.1", b"GET /livez HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n", b"400")],
+)
+async def test_a_request_that_cannot_have_a_stream_takes_none_away(
+    platform: Platform, version: str, behind: bytes, status: bytes
+) -> None:
+    api = await platform.api()
+    await platform.worker()
+    async with client(api, key=platform.key) as one, connect(api, key=platform.key) as legacy:
+        await one.initialize()
+        await legacy.initialize()
+        async with one.open("GET") as own:
+            primed = await own.event()
+            for path, seen in (("mcp", primed.id), ("sse", legacy.last_id)):
+                lines = (
+                    f"GET /t/demo/{path} HTTP/{version}", "host: 127.0.0.1", f"authorization: Bearer {platform.key}",
+                    f"mcp-session-id: {one.session}", f"last-event-id: {seen}", "", "",
+                )  # fmt: skip
+                async with raw(api) as (reader, writer):
+                    writer.write("\r\n".join(lines).encode() + behind)
+                    assert status in await reader.readline()
+            await platform.tenants.disable("demo", "demo")
+            assert "list_changed" in (await own.message())["method"]
+            assert "list_changed" in (await legacy.event()).message["method"]
 
 
 async def test_white_space_around_a_header_is_none_of_it(platform: Platform) -> None:

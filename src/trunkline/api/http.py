@@ -66,8 +66,8 @@ class Request:
             if names.count(name) > 1:
                 raise InvalidMessage(f"The header {name.decode()} comes more than once.")
 
-    def begin_stream(self, answer: Held) -> None:
-        """Make the connection this request's own: it is about to be answered with a stream.
+    def check_streamable(self) -> None:
+        """Refuse what cannot be answered with a stream; to be asked before one is opened or taken over for it.
 
         Raises:
             HttpVersionTooOld: HTTP/1.0 has no way to send parts of unknown length and go on.
@@ -75,7 +75,8 @@ class Request:
         """
         if self.scope["http_version"] == "1.0":
             raise HttpVersionTooOld
-        self.hold(answer)
+        if self.protocol.cycle.scope is not self.scope:
+            raise InvalidMessage("Send nothing behind a request for a stream on the same connection.")
 
     def hold(self, answer: Held) -> None:
         """Make the connection this request's own until it is answered; the answer is told when its client goes.
@@ -85,7 +86,7 @@ class Request:
         """
         protocol = self.protocol
         if protocol.cycle.scope is not self.scope:
-            raise InvalidMessage("Send nothing behind a request for a stream on the same connection.")
+            raise InvalidMessage("Send nothing behind a request that is held on the same connection.")
         protocol.held = answer
         if protocol.cycle.disconnected:
             answer.end(CLIENT_GONE)

@@ -60,6 +60,7 @@ class SseTransport:
     async def connect(self, request: Request) -> None:
         """Open a stream and hold it until the client leaves or the stream is ended."""
         self._streaming.check_draining()  # before a ticket is spent
+        request.check_streamable()
         identity = await self._identify_stream(request)
         if not accepted(request.header(b"accept")).events:
             raise NotAcceptable

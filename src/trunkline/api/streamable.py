@@ -65,6 +65,7 @@ class StreamableTransport:
         identity = await self._authenticator.identify(request, "http")
         if not accepted(request.header(b"accept")).events:
             raise NotAcceptable
+        request.check_streamable()
         stream, last = self._wanted(request, identity)
         try:
             await self._streaming.attach(stream, last)

@@ -117,7 +117,8 @@ class Streaming:
         self, request: Request, stream: EventStream, greeting: bytes, *headers: tuple[bytes, bytes]
     ) -> None:
         """Answer a request with a stream, until it ends."""
-        request.begin_stream(stream)
+        request.check_streamable()
+        request.hold(stream)
         if stream.ended == CLIENT_GONE:
             return
         self._metrics.active_connections.inc()
