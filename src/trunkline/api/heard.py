@@ -7,6 +7,8 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from typing import Any
 
+import structlog
+
 from trunkline.api.auth import authorized
 from trunkline.api.connections import Connections
 from trunkline.api.listen import Listeners
@@ -24,6 +26,8 @@ from trunkline.streams.control import (
 from trunkline.tenants.directory import TenantDirectory
 from trunkline.tenants.model import Tenant
 from trunkline.tenants.verify import Verifier
+
+log = structlog.get_logger(__name__)
 
 
 class Heard:
@@ -45,6 +49,7 @@ class Heard:
         self._verifier = verifier
         self._refresh = refresh
         self._tasks: set[asyncio.Task[None]] = set()
+        self._looking: asyncio.Task[None] | None = None
 
     def event(self, event: Event) -> None:
         """One event came."""
@@ -71,11 +76,17 @@ class Heard:
             case ResourceUpdated(tenant_id, uri, _, change):
                 self._listeners.updated(tenant_id, uri, change)
 
-    def end_streams_of_revoked_keys(self) -> None:
-        """Look at all streams whether their keys were revoked."""
+    def look_again(self) -> None:
+        """Look at all streams whether they may be open still: what ends them may have been missed."""
         for stream in self._connections:
             if self._verifier.is_revoked(stream.owner.principal):
                 stream.end("key revoked")
+        if self._looking is None or self._looking.done():
+            self._looking = self._in_background(self._look_at_tenants())
+
+    async def _look_at_tenants(self) -> None:
+        for slug in {stream.slug for stream in self._connections}:
+            await self._end_streams_of_tenant(slug)
 
     def _end_streams_of_key(self, key_id: str) -> None:
         for stream in self._connections:
@@ -84,7 +95,11 @@ class Heard:
 
     async def _end_streams_of_tenant(self, slug: str) -> None:
         """End the streams of a tenant that is suspended, deleted or not public any more."""
-        tenant = await self._directory.get(slug)
+        try:
+            tenant = await self._directory.get(slug)
+        except Unavailable:  # it is looked at again
+            log.warning("tenant not looked at", tenant=slug)
+            return
         for stream in self._connections:
             if stream.slug == slug and not authorized(tenant, stream.owner):
                 stream.end("tenant changed")
@@ -104,11 +119,23 @@ class Heard:
 
     async def _tenants_with(self, toolset: str) -> AsyncIterator[Tenant]:
         for slug in {stream.slug for stream in self._connections}:
-            tenant = await self._directory.get(slug)
+            try:
+                tenant = await self._directory.get(slug)
+            except Unavailable:
+                log.warning("tenant not told", tenant=slug, toolset=toolset)
+                continue
             if tenant is not None and toolset in tenant.enabled_toolsets:
                 yield tenant
 
-    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(_guard(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
+
+
+async def _guard(work: Coroutine[Any, Any, None]) -> None:
+    try:
+        await work
+    except Exception:  # the edge of a side task: the next event is heeded all the same
+        log.exception("event not heeded")

@@ -290,4 +290,4 @@ class ApiProcess:
             await self._redis.clock.read(self._redis)
         with contextlib.suppress(Unavailable):  # what was known stays
             await self._verifier.refresh()
-        self._heard.end_streams_of_revoked_keys()
+        self._heard.look_again()
