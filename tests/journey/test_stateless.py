@@ -233,6 +233,7 @@ async def test_a_revoked_key_ends_its_requests(platform: Platform, gate: Gate) -
         response = await held
         assert (response.status_code, response.json()["id"]) == (401, 2)
         assert response.headers["www-authenticate"].startswith("Bearer")
+    await gate.until(cancelled=2)
 
 
 async def test_one_client_may_use_both_eras_at_once(platform: Platform) -> None:

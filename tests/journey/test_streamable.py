@@ -243,6 +243,13 @@ async def test_an_initialize_that_is_refused_opens_nothing(platform: Platform) -
             return await platform.redis.command("ZCARD", sessions) == 0
 
         await eventually(closed)
+        streams = platform.redis.keys.stream(tenant.id, "*")[0]
+
+        async def forgotten() -> bool:
+            _, found = await platform.redis.command("SCAN", 0, "MATCH", streams, "COUNT", 10_000)
+            return not found
+
+        await eventually(forgotten)
 
 
 async def test_initialize_again_in_a_session_is_one_of_its_requests(platform: Platform) -> None:
@@ -274,6 +281,34 @@ async def test_nothing_is_kept_of_what_was_answered_as_a_document(platform: Plat
             return not found
 
         await eventually(forgotten)
+
+
+async def test_a_stream_that_was_read_to_its_end_is_kept_for_minutes_alone(platform: Platform, gate: Gate) -> None:
+    api = await platform.api()
+    await platform.workshop()
+    tenant = await platform.tenants.get("demo")
+    async with client(api, key=platform.key) as one:
+        await one.initialize()
+        read = await drained(one, call(1, "steps", PROGRESS, gate="", number=1))
+        async with one.open("POST", call(2, "wait", gate=gate.name)) as answer:
+            resumed = (await answer.event()).id.rpartition(".")[0]
+        async with one.open("GET", last_event_id=f"{resumed}.0") as rest:
+            gate.open()
+            await rest.rest()
+        for name in (read, resumed):
+            record = platform.redis.keys.stream(tenant.id, name)[0]
+
+            async def soon(record: str = record) -> bool:
+                return 0 < int(await platform.redis.command("PTTL", record)) <= 120_000
+
+            await eventually(soon)
+
+
+async def drained(one: Client, message: dict[str, object]) -> str:
+    """Read a stream to its end; its name."""
+    async with one.open("POST", message) as answer:
+        await answer.events()
+        return answer.last_id.rpartition(".")[0]
 
 
 async def test_json_answers_and_streams_alternate_on_one_connection(platform: Platform) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import orjson
 import uuid_utils
@@ -20,7 +20,7 @@ from trunkline.audit.seed import TOOL_CALL, seed
 from trunkline.errors import Forbidden, InvalidMessage, SessionNotFound, TrunklineError, Unavailable
 from trunkline.logs import stations
 from trunkline.metrics import Metrics
-from trunkline.streams.calls import Bounds, Calls, Message, Place
+from trunkline.streams.calls import Calls, Message, Place
 from trunkline.streams.client import Redis
 from trunkline.streams.sessions import Sessions
 from trunkline.tenants.model import SCOPE_CALL
@@ -117,21 +117,13 @@ class Acceptor:
         request_id = envelope.params.get("requestId")
         if isinstance(request_id, bool) or not isinstance(request_id, int | str):
             raise InvalidMessage("notifications/cancelled names a request by its requestId.")
-        await self.cancel(identity, session, orjson.dumps(request_id), identity.bounds)
+        cancelled = await self._calls.cancel(identity.owner, session, orjson.dumps(request_id), identity.bounds)
+        self._log_cancelled(identity, session, cancelled)
 
-    async def cancel(self, identity: Identity, session: str, request_id: bytes, bounds: Bounds | None = None) -> None:
-        """Take back a request, named by its JSON-RPC id as JSON, and stop it where it runs.
-
-        Raises:
-            SessionNotFound: unknown, ended or another principal's session.
-            TooManyRequests: `bounds` are given, the tenant's limits, and its rate is at them.
-        """
-        self._log_cancelled(identity, session, await self._calls.cancel(identity.owner, session, request_id, bounds))
-
-    def _log_cancelled(self, identity: Identity, session: str, calls: Sequence[str]) -> None:
-        if stations.on:
-            for call in calls:
-                stations.log("cancel", call=call, tenant=identity.tenant.slug, session=session)
+    async def take_back(self, identity: Identity, session: str, request_id: bytes) -> None:
+        """Cancel a request that nobody waits for any more; should that not be possible now, it runs to its end."""
+        with contextlib.suppress(SessionNotFound, Unavailable):  # or it was answered meanwhile
+            self._log_cancelled(identity, session, await self._calls.cancel(identity.owner, session, request_id))
 
     async def close(self, identity: Identity, session: str) -> None:
         """End a session on every pod, and stop what runs for it.
@@ -141,15 +133,21 @@ class Acceptor:
         """
         self._log_cancelled(identity, session, await self._sessions.close(identity.owner, session))
 
-    async def abandon(self, identity: Identity, session: str) -> None:
-        """End a session that no client knows of; should that not be possible now, it expires."""
+    async def abandon(self, identity: Identity, exchange: Exchange) -> None:
+        """End a session that this was to open, and nobody knows of; should that not be possible now, it expires."""
         with contextlib.suppress(SessionNotFound, Unavailable):
-            await self.close(identity, session)
+            await self.close(identity, exchange.session)
+        self._calls.forget(identity.tenant.id, exchange.name)
 
     def forget(self, exchange: Exchange) -> None:
-        """Keep nothing of what was answered as a document, having no id to resume it from; else not for long."""
-        if exchange.whole and (not exchange.streams or exchange.ended == ANSWERED):
+        """Keep nothing of what was answered as a document, which nobody can resume, and no whole stream for long."""
+        if exchange.ended == ANSWERED or (exchange.whole and not exchange.streams):
             self._calls.forget(exchange.owner.tenant, exchange.name, resumable=exchange.streams)
+
+    def _log_cancelled(self, identity: Identity, session: str, calls: Iterable[str]) -> None:
+        if stations.on:
+            for call in calls:
+                stations.log("cancel", call=call, tenant=identity.tenant.slug, session=session)
 
 
 def _question(response_id: bytes) -> str:

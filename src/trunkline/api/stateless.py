@@ -11,7 +11,6 @@ from typing import NoReturn
 
 from trunkline.api.accept import Acceptor, new_call_id
 from trunkline.api.auth import Authenticator, Identity
-from trunkline.api.connection import CLIENT_GONE
 from trunkline.api.exchange import Form
 from trunkline.api.http import Request
 from trunkline.api.inbound import check_request, check_version, context_of, status_of
@@ -25,9 +24,7 @@ from trunkline.errors import (
     InvalidMessage,
     MethodNotAllowed,
     NotAcceptable,
-    SessionNotFound,
     TrunklineError,
-    Unavailable,
 )
 from trunkline.streams.calls import Calls, Opening, Place
 
@@ -95,20 +92,10 @@ class StatelessTransport:
         await self._streaming.answer(
             request, exchange, partial(self._acceptor.enqueue, identity, call, message, body, call, place)
         )
-        if exchange.ended == CLIENT_GONE and not exchange.whole:
-            await self._take_back(identity, call, message)
-        elif not exchange.streams and exchange.whole:
-            await self._streaming.conclude(request, exchange, status_of(exchange.failure(message.id)))
-        else:
-            await self._streaming.conclude(request, exchange)
-        if exchange.whole or exchange.ended == CLIENT_GONE:
-            self._calls.forget(identity.tenant.id, call)
-
-    async def _take_back(self, identity: Identity, call: str, message: Message) -> None:
-        """Cancel what nobody waits for any more (specification, basic/transports: closing the stream cancels)."""
-        try:
-            await self._acceptor.cancel(identity, call, message.id)
-        except SessionNotFound:  # it was answered meanwhile
-            return
-        except Unavailable:  # it runs to its end, which nobody hears of
-            return
+        if not exchange.whole:
+            # Whether the client has gone (specification, basic/transports: closing the stream cancels), does not read
+            # or may not any more: no other connection will have the answer.
+            await self._acceptor.take_back(identity, call, message.id)
+        self._calls.forget(identity.tenant.id, call)
+        failure = exchange.failure(message.id) if exchange.whole and not exchange.streams else None
+        await self._streaming.conclude(request, exchange, status_of(failure))

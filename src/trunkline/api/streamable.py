@@ -75,6 +75,8 @@ class StreamableTransport:
             await self._streaming.hold(request, stream, stream.priming() if primed else KEEP_ALIVE)
         finally:
             self._connections.remove(stream)
+        if isinstance(stream, Exchange):
+            self._acceptor.forget(stream)
 
     def _wanted(self, request: Request, identity: Identity) -> tuple[Stream, int | None]:
         session = _session_of(request)
@@ -165,7 +167,7 @@ class StreamableTransport:
             self._acceptor.forget(exchange)
             return
         # Nobody knows the session.
-        await self._acceptor.abandon(identity, session)
+        await self._acceptor.abandon(identity, exchange)
         await self._streaming.conclude(request, exchange)
 
     def _exchange(self, request: Request, identity: Identity, session: str, call: str, form: Form) -> Exchange:
