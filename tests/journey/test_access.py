@@ -10,7 +10,7 @@ import pytest
 from tests.journey.conftest import Platform, eventually
 from tests.journey.test_odd_clients import raw
 from tests.sse import PATIENCE, connect, text_of
-from tests.streamable import LATEST, MODERN
+from tests.streamable import LATEST, MODERN, client, modern, request
 
 PING = {"jsonrpc": "2.0", "id": 0, "method": "ping"}
 
@@ -133,6 +133,25 @@ async def test_a_tenant_that_was_deleted_is_gone_and_its_name_gives_nothing_to_o
         return (await refused(api, "/t/brief/sse", key=old))[0] == 401
 
     await eventually(refused_as_a_key)
+
+
+async def test_a_tenant_asks_for_streams_of_any_kind_no_faster_than_it_may(platform: Platform) -> None:
+    api = await platform.api()
+    others, _ = await platform.keys.issue("demo")
+    await platform.tenants.set("demo", {"rate": "0.01", "burst": "2", "sessions": "4"})
+    async with client(api, key=platform.key) as one, connect(api, key=others):
+        listen = modern(request(1, "subscriptions/listen", {"notifications": {"toolsListChanged": True}}))
+        async with one.open("POST", listen, **one.stateless(listen)) as listening:
+            assert listening.status == 200
+        lost = one.other(session="0" * 32, version=LATEST)
+        for _ in range(2):
+            assert (await lost.send("GET")).status_code == 404
+        for refusal in (
+            await lost.send("GET"),
+            await one.send("POST", listen, **one.stateless(listen)),
+            await one.other(path="/t/demo/sse").send("GET"),
+        ):
+            assert (refusal.status_code, int(refusal.headers["retry-after"]) > 1) == (429, True)
 
 
 # Public tenants.

@@ -68,7 +68,8 @@ class Authenticator:
         self._directory = directory
         self._verifier = verifier
         self._trusted = settings.trusted_proxies
-        self._throttle = AddressThrottle(settings.public_rate, settings.public_burst)
+        self._public = settings.public_rate, settings.public_burst
+        self._throttle = Throttle("This address sends faster than a public tenant allows.")
         self._identities: OrderedDict[tuple[str, str, str], Identity] = OrderedDict()
 
     async def find_tenant(self, slug: str) -> Tenant:
@@ -92,7 +93,7 @@ class Authenticator:
             return self._identity(tenant, token, await self._authenticate(token, slug), transport)
         if scheme or tenant.access != "public":
             raise Unauthorized
-        self._throttle.check(request.address(self._trusted))
+        self._throttle.check(request.address(self._trusted), *self._public)
         return self._identity(tenant, "", public_principal(tenant), transport)
 
     def stand_in(self, identity: Identity) -> bytes:
@@ -176,29 +177,26 @@ def authorized(tenant: Tenant | None, owner: Owner) -> bool:
     return owner.principal != PUBLIC or tenant.access == "public"
 
 
-class AddressThrottle:
-    """A rate limit per address on this pod, for callers that no key tells apart (GCRA)."""
+class Throttle:
+    """A rate limit on this pod for each of many, who are told so in one sentence (GCRA)."""
 
-    def __init__(self, rate: float, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._interval = 1.0 / rate
-        self._tolerance = self._interval * burst
+    def __init__(self, sentence: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._sentence = sentence
         self._clock = clock
         self._due: OrderedDict[str, float] = OrderedDict()
 
-    def check(self, address: str) -> None:
-        """Count one request.
+    def check(self, who: str, rate: float, burst: int) -> None:
+        """Count one request, of `rate` a second and `burst` at once.
 
         Raises:
             TooManyRequests: with the seconds to wait.
         """
-        now = self._clock()
-        due = max(self._due.pop(address, now), now) + self._interval
-        ahead = due - now
-        if ahead > self._tolerance:
-            self._due[address] = due - self._interval
-            raise TooManyRequests(
-                "This address sends faster than a public tenant allows.", retry_after=ahead - self._tolerance
-            )
-        self._due[address] = due
+        now, interval = self._clock(), 1.0 / rate
+        due = max(self._due.pop(who, now), now) + interval
+        early = due - now - interval * burst
+        if early > 0:
+            self._due[who] = due - interval
+            raise TooManyRequests(self._sentence, retry_after=early)
+        self._due[who] = due
         if len(self._due) > _MOST_REMEMBERED:
             self._due.popitem(last=False)

@@ -106,9 +106,11 @@ class Listeners:
 
         Raises:
             InvalidParams: it does not say what the client wants to hear of.
+            TooManyRequests: the tenant asks for streams faster than it may.
             TooManyListeners: the tenant has as many on this pod as it may have.
             Draining: this pod is stopping.
         """
+        self._streaming.check_rate(identity)
         await self._streaming.check_open(identity)
         wanted = _wishes(message)
         tenant = identity.tenant.id

@@ -64,6 +64,7 @@ class SseTransport:
         identity = await self._identify_stream(request)
         if not accepted(request.header(b"accept")).events:
             raise NotAcceptable
+        self._streaming.check_rate(identity)
         seen = request.header(b"last-event-id") or request.query("last_event_id")
         stream = await (
             self._streaming.resume(request, identity, seen, SessionStream) if seen else self._open(request, identity)

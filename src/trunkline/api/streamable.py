@@ -66,6 +66,7 @@ class StreamableTransport:
         if not accepted(request.header(b"accept")).events:
             raise NotAcceptable
         request.check_streamable()
+        self._streaming.check_rate(identity)
         stream, last = self._wanted(request, identity)
         try:
             await self._streaming.attach(stream, last)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from trunkline.api.auth import Authenticator, Identity
+from trunkline.api.auth import Authenticator, Identity, Throttle
 from trunkline.api.connection import CLIENT_GONE
 from trunkline.api.connections import Connections
 from trunkline.api.events import DRAINING, HEADERS, SLOW_READER, EventStream
@@ -51,6 +51,7 @@ class Streaming:
         self._sessions = sessions
         self._connections = connections
         self._metrics = metrics
+        self._opening = Throttle("The tenant opens streams faster than its rate limit allows.")
         self.draining = False
         """Whether this pod is stopping and takes no new streams."""
 
@@ -63,6 +64,17 @@ class Streaming:
         """
         await self._authenticator.check_still(identity)
         self.check_draining()
+
+    def check_rate(self, identity: Identity) -> None:
+        """Count a request for a stream against the tenant's rate.
+
+        As many may come at once as the tenant may have sessions: all have to come back when their pod stops.
+
+        Raises:
+            TooManyRequests: the tenant asks this pod for streams faster than that.
+        """
+        limits = identity.tenant.limits
+        self._opening.check(identity.tenant.id, limits.rate, max(limits.burst, limits.sessions))
 
     def check_draining(self) -> None:
         """Refuse a stream while this pod is stopping.

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trunkline.api.auth import PUBLIC, AddressThrottle, Identity, authorized
+from trunkline.api.auth import PUBLIC, Identity, Throttle, authorized
 from trunkline.envelope import decode_caller
 from trunkline.errors import TooManyRequests
 from trunkline.streams.sessions import Owner
@@ -24,11 +24,11 @@ class Clock:
         return self.now
 
 
-def admitted(throttle: AddressThrottle, address: str, tries: int) -> int:
+def admitted(throttle: Throttle, address: str, tries: int, rate: float, burst: int) -> int:
     count = 0
     for _ in range(tries):
         try:
-            throttle.check(address)
+            throttle.check(address, rate, burst)
         except TooManyRequests:
             continue
         count += 1
@@ -37,39 +37,41 @@ def admitted(throttle: AddressThrottle, address: str, tries: int) -> int:
 
 @given(st.floats(0.1, 1000), st.integers(1, 50))
 def test_a_burst_is_admitted_and_not_more(rate: float, burst: int) -> None:
-    throttle = AddressThrottle(rate, burst, Clock())
-    assert admitted(throttle, "a", burst + 10) in {burst, burst - 1}, "but for the rounding of one interval"
+    throttle = Throttle("Slower.", Clock())
+    assert admitted(throttle, "a", burst + 10, rate, burst) in {burst, burst - 1}, (
+        "but for the rounding of one interval"
+    )
 
 
 def test_who_waits_as_told_is_admitted_again() -> None:
     clock = Clock()
-    throttle = AddressThrottle(2.0, 3, clock)
-    assert admitted(throttle, "a", 10) == 3
+    throttle = Throttle("Slower.", clock)
+    assert admitted(throttle, "a", 10, 2.0, 3) == 3
     with pytest.raises(TooManyRequests) as refused:
-        throttle.check("a")
+        throttle.check("a", 2.0, 3)
     assert refused.value.retry_after == pytest.approx(0.5)
     clock.now += 0.51
-    assert admitted(throttle, "a", 10) == 1
+    assert admitted(throttle, "a", 10, 2.0, 3) == 1
 
 
 @given(st.integers(1, 20), st.integers(1, 100))
 def test_over_time_no_address_gets_more_than_its_rate_and_burst(burst: int, seconds: int) -> None:
     clock = Clock()
-    throttle = AddressThrottle(5.0, burst, clock)
+    throttle = Throttle("Slower.", clock)
     count = 0
     for _ in range(seconds * 10):
         clock.now += 0.1
-        count += admitted(throttle, "a", 3)
+        count += admitted(throttle, "a", 3, 5.0, burst)
     assert count <= seconds * 5 + burst + 1
 
 
 def test_addresses_do_not_pay_for_each_other_and_old_ones_are_forgotten() -> None:
-    throttle = AddressThrottle(1.0, 1, Clock())
+    throttle = Throttle("Slower.", Clock())
     for number in range(12_000):
-        throttle.check(str(number))
+        throttle.check(str(number), 1.0, 1)
     assert len(throttle._due) == 10_000
     with pytest.raises(TooManyRequests):
-        throttle.check("11999")
+        throttle.check("11999", 1.0, 1)
 
 
 def test_an_identity_says_whose_sessions_its_caller_owns() -> None:
