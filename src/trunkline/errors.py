@@ -1,6 +1,6 @@
 """One tree of errors: each knows its sentence, its HTTP status and its JSON-RPC code.
 
-The class docstring is the default message. One place renders them (`trunkline.api.responses`); the command line
+The class docstring is the default message. One place renders them (`trunkline.api.http`); the command line
 prints the sentence and exits.
 """
 
