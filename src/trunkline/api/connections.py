@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from trunkline.api.events import EventStream
+from trunkline.api.events import REPLACED, EventStream
 from trunkline.api.stream import Stream
 from trunkline.envelope import Accepted, Delivery
 
@@ -31,11 +31,11 @@ class Connections:
         """A stream is open; one of the same name before it ends."""
         before = self._streams.get(stream.name)
         if before is not None and before.generation > stream.generation:
-            stream.end("replaced")
+            stream.end(REPLACED)
             return
         self._streams[stream.name] = stream
         if before is not None:
-            before.end("replaced")
+            before.end(REPLACED)
 
     def remove(self, stream: Stream) -> None:
         """A stream has ended."""

@@ -12,11 +12,13 @@ from typing import NamedTuple
 
 import orjson
 
+from trunkline.api import events
 from trunkline.api.auth import Identity
 from trunkline.api.connection import Protocol
-from trunkline.api.events import DRAINING, KEEP_ALIVE, POLL, REPLACED, SESSION_ENDED, event, priming
+from trunkline.api.events import DRAINING, KEEP_ALIVE, POLL, REPLACED, event, priming
 from trunkline.api.http import error_response
 from trunkline.api.stream import LOST, Stream
+from trunkline.envelope import Accepted
 from trunkline.errors import Forbidden, SessionNotFound, TrunklineError, Unauthorized
 from trunkline.metrics import Metrics
 from trunkline.settings import Settings
@@ -116,9 +118,13 @@ class Exchange(Stream):
         """Write what has come so far; the response has begun, as a stream."""
         self._begun = True
         waiting, self._waiting = self._waiting, []
-        events = b"".join(event(body, self._event_id(place)) for place, body in waiting)
-        super().begin(greeting + events or KEEP_ALIVE)
+        said = b"".join(event(body, self._event_id(place)) for place, body in waiting)
+        super().begin(greeting + said or KEEP_ALIVE)
         self._end_if_answered()
+
+    def wait_for(self, call: str, request_id: bytes) -> None:
+        """A request is about to be accepted, whose answer this is to have."""
+        self.expect(Accepted(self.name, call.encode(), request_id))
 
     def refuse(self, call: bytes, error: TrunklineError) -> None:
         """Answer one of several requests with the reason for which it was not accepted."""
@@ -198,11 +204,11 @@ class Exchange(Stream):
 def reason_of(ended: str) -> TrunklineError:
     """Why an exchange has ended that was not answered, as an error."""
     match ended:
-        case "key revoked" | "key expired":
+        case events.KEY_REVOKED | events.KEY_EXPIRED:
             return Unauthorized("This API key has expired or was revoked; issue a new one.")
-        case "tenant changed":
+        case events.TENANT_CHANGED:
             return Forbidden("This tenant was suspended, or wants an API key now.")
-        case ended if ended == SESSION_ENDED:
+        case events.SESSION_ENDED:
             return SessionNotFound()
         case _:
             return TrunklineError(f"The answer did not come: {ended}.")

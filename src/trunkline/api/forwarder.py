@@ -20,7 +20,7 @@ from typing import Any
 import structlog
 
 from trunkline.api.connections import Connections
-from trunkline.api.events import KEEP_ALIVE, REPLACED, SESSION_ENDED
+from trunkline.api.events import KEEP_ALIVE, KEY_EXPIRED, MESSAGES_LOST, REDIS_LOST, REPLACED, SESSION_ENDED
 from trunkline.api.stream import Stream
 from trunkline.envelope import TELLS_OF_ACCEPTED, Accepted, Delivery
 from trunkline.errors import SessionNotFound, Unavailable
@@ -150,14 +150,14 @@ class Forwarder:
         except Unavailable:
             stream.touched, away = float("-inf"), True  # the next round tries again
             if stream.overdue(self._clock()):
-                reason = "redis lost"
+                reason = REDIS_LOST
         finally:
             stream.release()
         if reason:
             self._lose(stream, reason)
         elif stream.behind and not away:  # something else was lost on its way meanwhile
             self._renew_soon(stream)
-        if reason == "messages lost" and stream.owner.transport != "lone" and stream.name == stream.session:
+        if reason == MESSAGES_LOST and stream.owner.transport != "lone" and stream.name == stream.session:
             with contextlib.suppress(SessionNotFound, Unavailable):  # without it, a resume finds the same gap
                 await self._sessions.close(stream.owner, stream.session)
 
@@ -179,7 +179,7 @@ class Forwarder:
             missed = await self._missed(stream) if found.newest > stream.last else []
             if not self._complete(stream, found, missed):
                 stream.recall(found.pending, found.newest)
-                return "messages lost"
+                return MESSAGES_LOST
             if missed and not filled:
                 filled = True
                 self._metrics.forward_gaps_total.inc()
@@ -218,7 +218,7 @@ class Forwarder:
             quiet_since = now - self._settings.keepalive_interval + 1.0
             for stream in self._connections:
                 if stream.expires_at <= today:
-                    stream.end("key expired")
+                    stream.end(KEY_EXPIRED)
                 if stream.wrote < quiet_since:
                     stream.write(KEEP_ALIVE)
                 if isinstance(stream, Stream) and (stream.touched < now - _RENEW_EVERY or stream.overdue(now)):

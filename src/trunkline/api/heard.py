@@ -11,6 +11,7 @@ import structlog
 
 from trunkline.api.auth import authorized
 from trunkline.api.connections import Connections
+from trunkline.api.events import KEY_REVOKED, TENANT_CHANGED
 from trunkline.api.listen import Listeners
 from trunkline.errors import Unavailable
 from trunkline.streams.changes import LISTS, Changes
@@ -80,7 +81,7 @@ class Heard:
         """Look at all streams whether they may be open still: what ends them may have been missed."""
         for stream in self._connections:
             if self._verifier.is_revoked(stream.owner.principal):
-                stream.end("key revoked")
+                stream.end(KEY_REVOKED)
         if self._looking is None or self._looking.done():
             self._looking = self._in_background(self._look_at_tenants())
 
@@ -91,7 +92,7 @@ class Heard:
     def _end_streams_of_key(self, key_id: str) -> None:
         for stream in self._connections:
             if stream.owner.principal == key_id:
-                stream.end("key revoked")
+                stream.end(KEY_REVOKED)
 
     async def _end_streams_of_tenant(self, slug: str) -> None:
         """End the streams of a tenant that is suspended, deleted or not public any more."""
@@ -102,7 +103,7 @@ class Heard:
             return
         for stream in self._connections:
             if stream.slug == slug and not authorized(tenant, stream.owner):
-                stream.end("tenant changed")
+                stream.end(TENANT_CHANGED)
 
     async def _announce(self, toolset: str, lists: Collection[str], change: str) -> None:
         """Tell the tenants that have a toolset on that lists of it changed, as far as they are connected here."""

@@ -19,7 +19,6 @@ from trunkline.api.listen import Listeners
 from trunkline.api.media import Accepts, accepted
 from trunkline.api.messages import Message, parse
 from trunkline.api.streaming import Streaming
-from trunkline.envelope import Accepted
 from trunkline.errors import (
     InvalidMessage,
     MethodNotAllowed,
@@ -87,7 +86,7 @@ class StatelessTransport:
             return
         call = new_call_id()
         exchange = self._streaming.exchange(request, identity, call, Form(events=takes.events, numbered=False))
-        exchange.expect(Accepted(call, call.encode(), message.id))
+        exchange.wait_for(call, message.id)
         place = Place(call, self._pod, "modern", Opening(identity.caller, 0, context_of(request)))
         await self._streaming.answer(
             request, exchange, partial(self._acceptor.enqueue, identity, call, message, body, call, place)

@@ -23,7 +23,6 @@ from trunkline.api.media import Accepts, accepted
 from trunkline.api.messages import Message, Part, parse, parse_batch
 from trunkline.api.stream import Stream
 from trunkline.api.streaming import LastEvent, Streaming
-from trunkline.envelope import Accepted
 from trunkline.errors import InvalidMessage, MissingSessionId, NotAcceptable, SessionNotFound, TrunklineError
 from trunkline.metrics import Metrics
 from trunkline.streams.calls import Opening, Place
@@ -137,7 +136,7 @@ class StreamableTransport:
     async def _answer(self, request: Request, identity: Identity, message: Message, body: bytes, form: Form) -> None:
         session, call = _session_of(request), new_call_id()
         exchange = self._exchange(request, identity, session, call, form)
-        exchange.expect(Accepted(exchange.name, call.encode(), message.id))
+        exchange.wait_for(call, message.id)
         place = self._place(call, exchange.form)
         accept = partial(self._acceptor.enqueue, identity, session, message, body, call, place)
         await self._streaming.answer(request, exchange, accept, patience=ANSWER_WAIT)
@@ -151,7 +150,7 @@ class StreamableTransport:
         session, call = new_session_id(), new_call_id()
         form = self._form(takes, str(message.params.get("protocolVersion", "")))
         exchange = self._exchange(request, identity, session, call, form)
-        exchange.expect(Accepted(exchange.name, call.encode(), message.id))
+        exchange.wait_for(call, message.id)
         opening = Opening(identity.caller, identity.tenant.limits.sessions)
         place = self._place(call, exchange.form, opening)
         header = (_SESSION, session.encode())
@@ -196,7 +195,7 @@ class StreamableTransport:
         calls = [first, *(new_call_id() for _ in requests[1:])]
         for call, part in zip(calls, requests, strict=True):
             request_id = part.message.id if isinstance(part.message, Message) else b"null"
-            exchange.expect(Accepted(exchange.name, call.encode(), request_id))
+            exchange.wait_for(call, request_id)
 
         async def accept() -> None:
             place = self._place(first, exchange.form)
