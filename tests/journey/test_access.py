@@ -154,6 +154,32 @@ async def test_a_tenant_asks_for_streams_of_any_kind_no_faster_than_it_may(platf
             assert (refusal.status_code, int(refusal.headers["retry-after"]) > 1) == (429, True)
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}},
+        {"jsonrpc": "2.0", "id": "no-question", "result": {}},
+    ],
+)
+async def test_cancellations_and_responses_count_against_the_rate_of_a_tenant(
+    platform: Platform, message: dict[str, object]
+) -> None:
+    api = await platform.api()
+    await platform.worker()
+    async with client(api, key=platform.key) as one:
+        await one.initialize()
+        await platform.tenants.set("demo", {"rate": "0.01", "burst": "2"})
+
+        async def refusal() -> bool:
+            response = await one.send("POST", message)
+            if response.status_code == 202:
+                return False
+            assert (response.status_code, int(response.headers["retry-after"]) > 1) == (429, True)
+            return True
+
+        await eventually(refusal)
+
+
 # Public tenants.
 
 
