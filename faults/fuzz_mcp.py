@@ -253,8 +253,9 @@ def _wrong_request(case: Case, *statuses: int) -> None:
 def no_such_method(draw: st.DrawFn, case: Case) -> tuple[Twist, ...]:
     """There is nothing to be got or deleted without a session."""
     case.route, case.era, case.method = "mcp", "modern", draw(st.sampled_from(["GET", "DELETE"]))
-    case.set("mcp-protocol-version", draw(st.sampled_from([_STATELESS, "2027-01-01", "x", ""])))
-    case.wrong(Stage.ROUTE, 405)
+    version = draw(st.sampled_from([_STATELESS, "2027-01-01", "x", ""]))
+    case.set("mcp-protocol-version", version)
+    case.wrong(Stage.REST, 405 if version == _STATELESS else 400)
     return ()
 
 

@@ -180,7 +180,7 @@ def version(draw: st.DrawFn, case: Case) -> None:
     case.broken = True
     if case.version == b"HTTP/1.0":
         if case.success == 200 and case.method == "GET" and case.route in ("sse", "mcp"):
-            case.wrong(Stage.REST, 426)
+            case.wrong(Stage.ROUTE if case.route == "sse" else Stage.REST, 426)  # a ticket is spent on no such thing
         elif case.route == "mcp":  # an answer as JSON is no stream
             case.wrong(Stage.REST, 406, 426, case.success)
     else:
