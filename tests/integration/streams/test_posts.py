@@ -15,7 +15,8 @@ from trunkline.envelope import Call, Delivery
 from trunkline.errors import SessionNotFound, TooManySessions
 from trunkline.settings import Settings
 from trunkline.streams.calls import CANCELLED, Message, Opening, Place
-from trunkline.streams.client import Redis
+from trunkline.streams.client import Redis, source
+from trunkline.streams.lost import LostWorkers
 from trunkline.streams.outbox import Outbox
 from trunkline.streams.sessions import Owner, Sent, Sessions, is_stream_name, new_session_id, stream_name
 from trunkline.streams.subscriber import Subscriber
@@ -292,11 +293,12 @@ async def _put(posts: Posts, session: str, body: bytes) -> None:
     """Append to a session's own stream, as a change that is announced does."""
     keys = posts.wire.redis.keys
     tenant = keys.tenant(posts.owner.tenant)
+    assert await _subscribed(posts, session)
     await posts.wire.redis.script(
         "broadcast",
         [tenant.subscribers, keys.told(posts.owner.tenant, "")],
         ["0", f"{tenant.base}s:", tenant.pods, 20, 10_000, 600_000, "b.0", "", "x:", "", body],
-    ) if await _subscribed(posts, session) else None
+    )
 
 
 async def _subscribed(posts: Posts, session: str) -> bool:
@@ -389,25 +391,17 @@ async def test_a_repeated_request_is_accepted_once(posts: Posts) -> None:
     names = [tenant.deadlines, tenant.calls, tenant.audit]
     connection = await posts.wire.redis.dial("test")
     for repeated in (0, 1):
-        reply = await connection.send("EVAL", _source("accept"), 3, *names, *args, repeated)
+        reply = await connection.send("EVAL", source("accept"), 3, *names, *args, repeated)
         assert reply == [0]
     (claimed,) = await posts.claimed(call)
     await posts.wire.outbox.publish(claimed, b"{}", "ok")
-    assert await connection.send("EVAL", _source("accept"), 3, *names, *args, 1) == [0]
+    assert await connection.send("EVAL", source("accept"), 3, *names, *args, 1) == [0]
     assert await posts.wire.in_flight() == 0
     connection.close()
     await connection.lost
 
 
-def _source(name: str) -> str:
-    from trunkline.streams.client import source
-
-    return source(name)
-
-
 async def test_a_worker_that_is_lost_leaves_a_post_that_another_runs(posts: Posts, redis_settings: Settings) -> None:
-    from trunkline.streams.lost import LostWorkers
-
     session, _ = await posts.open()
     call = await posts.post(session)
     (claimed,) = await posts.claimed(call)
