@@ -6,8 +6,10 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from tests.journey.conftest import Platform
+from tests.journey.conftest import Platform, eventually
 from tests.streamable import LATEST, MODERN, Client, call, client, modern, request
+
+from trunkline.api.run import ApiProcess
 
 PING = request(0, "ping")
 
@@ -186,6 +188,14 @@ async def test_unknown_addresses_and_methods_are_answered_in_json(
 
 async def test_limits_of_a_tenant_are_429_with_a_time_to_wait(platform: Platform, one: Client) -> None:
     await platform.tenants.set("demo", {"sessions": "1", "in_flight": "1"})
+    directory = platform.process(ApiProcess)._directory
+
+    async def is_known() -> bool:
+        await platform.redis.command("PING")
+        tenant = await directory.get("demo")
+        return tenant is not None and tenant.limits.sessions == 1
+
+    await eventually(is_known)
     info: dict[str, Any] = {
         "protocolVersion": LATEST,
         "capabilities": {},
