@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import socket
+import struct
+import sys
 from collections.abc import Iterator
 
 import uvicorn
@@ -12,6 +15,18 @@ import uvicorn
 from trunkline.api.connection import Protocol
 
 _CLOSE = (b"connection", b"close")
+_HANDSHAKE = 0.2
+"""Seconds that a handshake has to come to its end, and so to be accepted, before the port is closed."""
+
+_SO_ATTACH_FILTER = 26  # Linux, asm-generic/socket.h; the module `socket` does not name it
+_NO_SYN = (
+    (0x30, 0, 0, 13),  # load the byte of the flags (RFC 9293, section 3.1)
+    (0x54, 0, 0, 0x12),  # of these, SYN and ACK
+    (0x15, 0, 1, 0x02),  # SYN alone?
+    (0x06, 0, 0, 0),  # then drop the segment,
+    (0x06, 0, 0, 0xFFFFFFFF),  # else keep it whole
+)
+"""A program of the kernel's packet filter: (code, jump if true, jump if false, operand), as in linux/filter.h."""
 
 
 class Server(uvicorn.Server):
@@ -36,11 +51,20 @@ class Server(uvicorn.Server):
     async def stop_listening(self, listener: socket.socket) -> None:
         """Close the port without hanging up on who has just connected.
 
-        Closing resets what the kernel has accepted and we have not. So the kernel is told to accept no more, which
-        makes newcomers knock again a second later, and what it has is taken over first.
+        Closing resets what the kernel has accepted and we have not. So newcomers are turned away first, who knock
+        again a second later, and who is there already is taken over.
         """
-        listener.listen(0)
-        for _ in range(2):  # turns of the event loop, each of which accepts what is there
-            await asyncio.sleep(0)
+        _turn_newcomers_away(listener)
+        await asyncio.sleep(_HANDSHAKE)  # the event loop accepts meanwhile
         for server in self.servers:
             server.close()
+
+
+def _turn_newcomers_away(listener: socket.socket) -> None:
+    """Have the kernel drop what opens a connection, as if it were lost on the way."""
+    if sys.platform != "linux":
+        listener.listen(0)  # one more at a time may slip in
+        return
+    program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in _NO_SYN))
+    attached = struct.pack("HP", len(_NO_SYN), ctypes.addressof(program))
+    listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, attached)
