@@ -209,7 +209,7 @@ class Rig:
         if urls is None:
             self.random.shuffle(chosen)
         chance = random.Random(self.random.random())
-        client = CLIENTS[transport or next(self._turns)](
+        client = CLIENTS[transport or self.next_transport()](
             self.ledger, self.accounts[slug], chosen, chance, self.pool,
             call_timeout=self.settings.call_timeout, uncertain=frozenset({self.front} - {""}), stall=stall,
         )  # fmt: skip
@@ -227,7 +227,11 @@ class Rig:
             async with turns:
                 return await self.client(slug, urls, stall, transport)
 
-        return await asyncio.gather(*(one(next(self._turns)) for _ in range(count)))
+        return await asyncio.gather(*(one(self.next_transport()) for _ in range(count)))
+
+    def next_transport(self) -> Transport:
+        """What the next client speaks."""
+        return next(self._turns)
 
     # What lies between.
 

@@ -6,20 +6,23 @@ import asyncio
 import contextlib
 import math
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
+from faults.bystanders import Bystanders, bystanders
 from faults.client import Client
 from faults.deployment import Account, Rig
-from faults.ledger import Call, Ledger
+from faults.ledger import Call
 from faults.oracles import Finding
 from faults.pods import ScenarioError
 from faults.scenarios import Figures, scenario
 
 _TIMES_CAPACITY = 10
 _MOST_RATIO = 2.0
-_PAUSE = 0.01
-"""Seconds between an answer and the next call of a client."""
+QUIET, FLOOD, WARMING = "quiet", "flood", "warming"
+"""The windows of a round, and those that do not count."""
 _SETTLING = 0.5
 """Seconds at the beginning of a window that are not looked at."""
 _ANSWERED_MEANWHILE = 12
@@ -47,49 +50,48 @@ class Size:
         return self.workers * self.concurrency
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
 class Neighbour:
-    """A tenant that calls `echo`, and knows how long it waited."""
+    """A tenant that calls `echo` beside the flood."""
 
     name: str
-    clients: Sequence[Client]
-    ledger: Ledger
-    waited: dict[str, list[float]] = field(default_factory=lambda: {"quiet": [], "flood": []})
-    answered_meanwhile: int = 0
-    """While the flood was there and most of it still waited."""
+    calls: Bystanders
 
     def __str__(self) -> str:
-        quiet, flooded = (f"{self.p99(window) * 1000:.1f} ms" for window in ("quiet", "flood"))
-        calls = " and ".join(str(len(waited)) for waited in self.waited.values())
-        return f"p99 {quiet} quiet, {flooded} in the flood ({self.ratio:.2f} times), of {calls} calls"
-
-    def p99(self, window: str) -> float:
-        """The 99th percentile in seconds."""
-        found = sorted(self.waited[window])
-        return found[math.ceil(len(found) * 0.99) - 1] if found else math.nan
+        quiet, flooded = (f"{self.calls.p99(window, _SETTLING) * 1000:.1f} ms" for window in (QUIET, FLOOD))
+        counts = Counter(each.window for each in self.calls.waited)
+        return (
+            f"p99 {quiet} quiet, {flooded} in the flood ({self.ratio:.2f} times), "
+            f"of {counts[QUIET]} and {counts[FLOOD]} calls"
+        )
 
     @property
     def ratio(self) -> float:
         """How much longer it waits in the flood."""
-        return self.p99("flood") / self.p99("quiet")
+        return self.calls.p99(FLOOD, _SETTLING) / self.calls.p99(QUIET, _SETTLING)
 
-    def findings(self, *, timed: bool) -> list[Finding]:
-        """What must hold for it."""
-        refusals = {name: count for name, count in self.ledger.refusals.items() if count}
-        others = {call.outcome for call in self.ledger.tool_calls} - {"result"}
+    def findings(self, flooded: Sequence[Spell], *, timed: bool) -> list[Finding]:
+        """What must hold for it, where most of the flood waited at those times."""
+        ledger = self.calls.ledger
+        refusals = {name: count for name, count in ledger.refusals.items() if count}
+        others = {call.outcome for call in ledger.tool_calls} - {"result"}
+        meanwhile = sum(any(spell.begun < each.at < spell.over for spell in flooded) for each in self.calls.waited)
         found = [
             Finding(f"{self.name}: refusals", not refusals, str(refusals or 0)),
             Finding(f"{self.name}: all answered", not others, ", ".join(sorted(others)) or "yes"),
-            Finding(
-                f"{self.name}: answered while the flood waits",
-                self.answered_meanwhile >= _ANSWERED_MEANWHILE,
-                str(self.answered_meanwhile),
-            ),
+            Finding(f"{self.name}: answered while the flood waits", meanwhile >= _ANSWERED_MEANWHILE, str(meanwhile)),
         ]
         if timed:
             holds = self.ratio <= _MOST_RATIO
             found.append(Finding(f"{self.name}: p99 at most twice the quiet one", holds, f"{self.ratio:.2f}"))
         return found
+
+
+class Spell(NamedTuple):
+    """Seconds of the monotonic clock between which most of the flood waited."""
+
+    begun: float
+    over: float
 
 
 @dataclass
@@ -98,12 +100,9 @@ class Flood:
 
     clients: Sequence[Client]
     size: Size
-    under_way: int = 0
-
-    @property
-    def waits(self) -> bool:
-        """Whether more of it waits than runs."""
-        return self.under_way > 2 * self.size.capacity
+    spells: list[Spell] = field(default_factory=list)
+    _under_way: int = 0
+    _waits_since: float = math.inf
 
     @contextlib.asynccontextmanager
     async def on(self) -> AsyncIterator[None]:
@@ -116,12 +115,16 @@ class Flood:
                 yield
             finally:
                 over.set()
+                self.spells.append(Spell(self._waits_since, time.monotonic()))
+                self._waits_since = math.inf
 
     async def _call_on(self, client: Client, over: asyncio.Event) -> None:
         while not over.is_set():
-            self.under_way += 1
+            self._under_way += 1
+            if self._under_way > 2 * self.size.capacity:
+                self._waits_since = min(self._waits_since, time.monotonic())
             await client.call("slow", seconds=self.size.seconds)
-            self.under_way -= 1
+            self._under_way -= 1
 
 
 @scenario(
@@ -137,75 +140,44 @@ async def flood(rig: Rig, size: Size) -> Figures:
     await rig.start(apis=2, workers=size.workers)
     near, far = await _neighbours(rig)
     flooding = Flood(await rig.many_clients(8), size)
-    rig.remember()
-    for number in range(size.rounds + 1):
-        # The first window of each kind finds everything cold, and is thrown away where the figures matter.
-        counted = number > 0 or not size.timed
-        if number == size.rounds and not size.timed:
-            break
-        async with _calling((near, far), "quiet", flooding, counted=counted):
-            await asyncio.sleep(size.window if number else min(size.window, 3.0))
-        async with flooding.on(), _calling((near, far), "flood", flooding, counted=counted):
-            await asyncio.sleep(size.window if number else min(size.window, 3.0))
-    flooded = [call for call in rig.ledger.tool_calls if call.tool == "slow"]
-    for neighbour in (near, far):
-        rig.ledger.calls += neighbour.ledger.calls
-        rig.ledger.foreign += neighbour.ledger.foreign
-        rig.ledger.breaks += neighbour.ledger.breaks
-        rig.ledger.surprises += neighbour.ledger.surprises
-    return _figures(size, (near, far), flooded)
+    async with bystanders(rig, near) as in_lane, bystanders(rig, far) as elsewhere:
+        rig.remember()
+        for number in range(size.rounds + 1):
+            # The first window of each kind finds everything cold, and is thrown away where the figures matter.
+            warming = number == 0 and size.timed
+            if number == size.rounds and not size.timed:
+                break
+            seconds = min(size.window, 3.0) if number == 0 else size.window
+            async with _both(in_lane, elsewhere, WARMING if warming else QUIET):
+                await asyncio.sleep(seconds)
+            async with flooding.on(), _both(in_lane, elsewhere, WARMING if warming else FLOOD):
+                await asyncio.sleep(seconds)
+        flooded = [call for call in rig.ledger.tool_calls if call.tool == "slow"]
+    neighbours = Neighbour("same lane", in_lane), Neighbour("other lane", elsewhere)
+    return _figures(size, neighbours, flooding.spells, flooded)
 
 
-async def _neighbours(rig: Rig) -> tuple[Neighbour, Neighbour]:
-    """One in the lane of the tenant that floods, and one in another."""
+async def _neighbours(rig: Rig) -> tuple[Account, Account]:
+    """One tenant in the lane of that which floods, and one in another."""
     lane = rig.redis.keys.lane_of(rig.accounts["demo"].id)
     found: dict[bool, Account] = {}
     for number in range(400):
         account = await rig.tenant(f"neighbour-{number}")
         found.setdefault(rig.redis.keys.lane_of(account.id) == lane, account)
         if len(found) == 2:
-            break
-    else:
-        raise ScenarioError("Of 400 tenants none has the lane of the one that floods.")
-    return await _neighbour(rig, "same lane", found[True]), await _neighbour(rig, "other lane", found[False])
-
-
-async def _neighbour(rig: Rig, name: str, account: Account) -> Neighbour:
-    clients = await rig.many_clients(4, account.slug)
-    ledger = Ledger()
-    for client in clients:
-        client.ledger = ledger
-    return Neighbour(name, clients, ledger)
+            return found[True], found[False]
+    raise ScenarioError("Of 400 tenants none has the lane of the one that floods.")
 
 
 @contextlib.asynccontextmanager
-async def _calling(
-    neighbours: Sequence[Neighbour], window: str, flooding: Flood, *, counted: bool
-) -> AsyncIterator[None]:
-    """Have the neighbours call within the block, and until what they have called is answered."""
-    over, began = asyncio.Event(), time.monotonic()
-
-    async def call_on(neighbour: Neighbour, client: Client) -> None:
-        while not over.is_set():
-            _book(neighbour, await client.call("echo"))
-            await asyncio.sleep(_PAUSE)
-
-    def _book(neighbour: Neighbour, call: Call) -> None:
-        if counted and call.sent_at > began + _SETTLING:
-            neighbour.waited[window].append(call.took)
-        neighbour.answered_meanwhile += window == "flood" and flooding.waits and bool(call.answers)
-
-    async with asyncio.TaskGroup() as group:
-        for neighbour in neighbours:
-            for client in neighbour.clients:
-                group.create_task(call_on(neighbour, client))
-        try:
-            yield
-        finally:
-            over.set()
+async def _both(one: Bystanders, other: Bystanders, window: str) -> AsyncIterator[None]:
+    async with one.calling(window), other.calling(window):
+        yield
 
 
-def _figures(size: Size, neighbours: Sequence[Neighbour], flooded: list[Call]) -> Figures:
+def _figures(
+    size: Size, neighbours: Sequence[Neighbour], spells: Sequence[Spell], flooded: Sequence[Call]
+) -> Figures:
     slowest = max((call.took for call in flooded if call.answers), default=math.nan)
     counts: dict[str, object] = {neighbour.name: str(neighbour) for neighbour in neighbours}
     counts["slowest of the flood"] = f"{slowest:.1f} s"
@@ -215,6 +187,6 @@ def _figures(size: Size, neighbours: Sequence[Neighbour], flooded: list[Call]) -
         counts,
         (
             Finding("the flood is answered, too", bool(flooded) and not unanswered, ", ".join(unanswered) or "all"),
-            *(finding for neighbour in neighbours for finding in neighbour.findings(timed=size.timed)),
+            *(finding for neighbour in neighbours for finding in neighbour.findings(spells, timed=size.timed)),
         ),
     )

@@ -131,6 +131,14 @@ class Ledger:
     sessions: int = 0
     """Opened."""
 
+    def add(self, other: Ledger) -> None:
+        """Take over the books of clients that kept their own."""
+        for name, found in vars(other).items():
+            if isinstance(found, Counter):
+                getattr(self, name).update(found)
+            else:
+                setattr(self, name, getattr(self, name) + found)
+
     @property
     def tool_calls(self) -> list[Call]:
         """The calls of tools."""

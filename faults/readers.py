@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import orjson
 
 from faults import large
-from faults.client import Client
+from faults.bystanders import Bystanders, bystanders
 from faults.deployment import Account, Rig
 from faults.ledger import Answer, Call
 from faults.oracles import Finding
@@ -178,39 +178,6 @@ class Memory:
             await asyncio.sleep(0.1)
 
 
-@dataclass
-class Windows:
-    """How long others waited, by what went on meanwhile."""
-
-    others: Sequence[Client]
-    waited: dict[str, list[float]] = field(default_factory=dict)
-
-    @contextlib.asynccontextmanager
-    async def named(self, name: str) -> AsyncIterator[None]:
-        """What is called within the block counts under this name."""
-        waited, over, began = self.waited.setdefault(name, []), asyncio.Event(), time.monotonic()
-
-        async def one(client: Client) -> None:
-            while not over.is_set():
-                call = await client.call("echo")
-                if call.sent_at > began + _SETTLING:
-                    waited.append(call.took)
-                await asyncio.sleep(0.01)
-
-        async with asyncio.TaskGroup() as group:
-            for client in self.others:
-                group.create_task(one(client))
-            try:
-                yield
-            finally:
-                over.set()
-
-    def p99(self, name: str) -> float:
-        """The 99th percentile, in seconds."""
-        found = sorted(self.waited.get(name, ()))
-        return found[math.ceil(len(found) * 0.99) - 1] if found else math.nan
-
-
 @scenario(
     "readers",
     "readers at one byte a second whose sessions are sent much",
@@ -221,22 +188,27 @@ class Windows:
 )
 async def readers(rig: Rig, size: Size) -> Figures:
     """Send to slow readers, and as much to ones that read in between; then have the slow ones catch up."""
-    memory, slow, quick, windows = await _begin(rig, size)
-    watching = asyncio.create_task(memory.watch())
-    try:
-        async with windows.named("quiet"):
-            await asyncio.sleep(1.0 if not size.timed else 10.0)
-        for number in range(size.rounds):
-            await _round(size, number, slow, quick, windows)
-        cut_off = await _cut_off(rig, size)
-    finally:
-        watching.cancel()
-    await _catch_up(slow)
-    await _forget(rig, [*slow, *quick])
-    return _figures(size, slow, quick, windows, memory, cut_off)
+    await _deploy(rig, size)
+    async with bystanders(rig, await rig.tenant("others")) as others:
+        async with others.calling("warming"):
+            await asyncio.sleep(0.5)
+        rig.remember()
+        memory, slow, quick = await _begin(rig, size)
+        watching = asyncio.create_task(memory.watch())
+        try:
+            async with others.calling("quiet"):
+                await asyncio.sleep(1.0 if not size.timed else 10.0)
+            for number in range(size.rounds):
+                await _round(size, number, slow, quick, others)
+            cut_off = await _cut_off(rig, size)
+        finally:
+            watching.cancel()
+        await _catch_up(slow)
+        await _forget(rig, [*slow, *quick])
+    return _figures(size, slow, quick, others, memory, cut_off)
 
 
-async def _begin(rig: Rig, size: Size) -> tuple[Memory, list[Reader], list[Reader], Windows]:
+async def _deploy(rig: Rig, size: Size) -> None:
     rig.configure(stream_buffer_bytes=size.buffer, stream_write_timeout=10.0 if size.timed else 2.0)
     rig.configure(tenant_in_flight=10_000, session_rate=1e5, session_burst=10**5)
     apis = 1 if size.readers < 200 else 3
@@ -244,12 +216,9 @@ async def _begin(rig: Rig, size: Size) -> tuple[Memory, list[Reader], list[Reade
     await Tenants(rig.settings, rig.database, rig.redis).enable("demo", large.NAME)
     for _ in range(apis):
         await rig.worker("--server", large.PATH)
-    await rig.tenant("others")
-    windows = Windows(await rig.many_clients(4, "others"))
-    for client in windows.others:
-        for _ in range(20):
-            await client.call("echo")
-    rig.remember()
+
+
+async def _begin(rig: Rig, size: Size) -> tuple[Memory, list[Reader], list[Reader]]:
     memory = Memory.of(rig.apis)
     account = rig.accounts["demo"]
     posts = [Posts(url) for url in rig.urls for _ in range(8)]
@@ -262,7 +231,7 @@ async def _begin(rig: Rig, size: Size) -> tuple[Memory, list[Reader], list[Reade
     await _all(quick, Reader.begin)
     for reader in quick:
         await reader.leave()
-    return memory, slow, quick, windows
+    return memory, slow, quick
 
 
 async def _all(found: Sequence[Reader], step: Callable[[Reader], Awaitable[None]], together: int = 16) -> None:
@@ -275,18 +244,18 @@ async def _all(found: Sequence[Reader], step: Callable[[Reader], Awaitable[None]
     await asyncio.gather(*(one(reader) for reader in found))
 
 
-async def _round(size: Size, number: int, slow: list[Reader], quick: list[Reader], windows: Windows) -> None:
+async def _round(size: Size, number: int, slow: list[Reader], quick: list[Reader], others: Bystanders) -> None:
     """A share of the messages to the slow ones, then as many, as fast, to ones that read."""
     share = range(number * size.messages // size.rounds, (number + 1) * size.messages // size.rounds)
     turns = [(reader, each + 1) for each in share for reader in slow]
-    async with windows.named("sent to slow readers"):
+    async with others.calling("sent to slow readers"):
         await _send(turns, size)
     if size.timed:
-        async with _reading(quick), windows.named("sent to quick readers"):
+        async with _reading(quick), others.calling("sent to quick readers"):
             begun = max(quick[0].accepted, default=0) + 1
             repeats = len(turns) // len(quick)
             await _send([(reader, begun + each) for each in range(repeats) for reader in quick], size)
-        async with windows.named("quiet"):
+        async with others.calling("quiet"):
             await asyncio.sleep(10.0)
 
 
@@ -356,13 +325,15 @@ async def _forget(rig: Rig, found: list[Reader]) -> None:
 
 
 def _figures(
-    size: Size, slow: list[Reader], quick: list[Reader], windows: Windows, memory: Memory, cut_off: int
+    size: Size, slow: list[Reader], quick: list[Reader], others: Bystanders, memory: Memory, cut_off: int
 ) -> Figures:
     each = size.buffer + _HIGH_WATER + 2 * size.bytes
     kib = memory.peak // size.readers // 1024
     bound = size.readers * each + _SLACK * len(memory.pods)
     wrong = [reader.wrong for reader in (*slow, *quick) if reader.wrong]
-    ratio = windows.p99("sent to slow readers") / windows.p99("sent to quick readers")
+    names = dict.fromkeys(each.window for each in others.waited)
+    windows = {name: others.p99(name, _SETTLING) * 1000 for name in names}
+    ratio = windows["sent to slow readers"] / windows.get("sent to quick readers", math.nan)
     findings = [
         Finding("memory bounded", memory.peak <= bound, f"{_mib(memory.peak)} of {_mib(bound)}"),
         Finding("slow readers cut off", cut_off == size.readers, f"{cut_off} of {size.readers}"),
@@ -373,7 +344,7 @@ def _figures(
     return Figures(
         f"{size.readers} readers at one byte a second; each was sent {size.messages} times {size.bytes // 1024} KiB.",
         {
-            "others' p99": ", ".join(f"{name} {windows.p99(name) * 1000:.1f} ms" for name in windows.waited),
+            "others' p99": ", ".join(f"{name} {p99:.1f} ms" for name, p99 in windows.items()),
             "memory of the API pods": f"{_mib(memory.peak)} more at most, {kib} KiB a reader",
             "bound": f"{_mib(bound)}: {each // 1024} KiB a reader and {_mib(_SLACK)} a pod",
             "resumes": f"{max(reader.resumes for reader in slow)} at most until everything was read",
