@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import random
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
@@ -20,6 +21,8 @@ from faults.pods import ScenarioError
 from faults.scenarios import Figures, scenario
 
 _TIMES_CAPACITY = 10
+_SPREAD = 0.5, 1.5
+"""Parts of `Size.seconds` that a call takes: calls of one length would go in step, all of them ending at once."""
 _MOST_RATIO = 2.0
 QUIET, FLOOD, WARMING = "quiet", "flood", "warming"
 """The windows of a round, and those that do not count."""
@@ -36,7 +39,7 @@ class Size:
     workers: int
     concurrency: int
     seconds: float
-    """That each call of the flood takes."""
+    """That a call of the flood takes, on average."""
     rounds: int
     """Of a quiet window and one of flood."""
     window: float
@@ -100,6 +103,7 @@ class Flood:
 
     clients: Sequence[Client]
     size: Size
+    chance: random.Random
     spells: list[Spell] = field(default_factory=list)
     _under_way: int = 0
     _waits_since: float = math.inf
@@ -119,11 +123,12 @@ class Flood:
                 self._waits_since = math.inf
 
     async def _call_on(self, client: Client, over: asyncio.Event) -> None:
+        await asyncio.sleep(self.chance.uniform(0, self.size.seconds))
         while not over.is_set():
             self._under_way += 1
             if self._under_way > 2 * self.size.capacity:
                 self._waits_since = min(self._waits_since, time.monotonic())
-            await client.call("slow", seconds=self.size.seconds)
+            await client.call("slow", seconds=self.size.seconds * self.chance.uniform(*_SPREAD))
             self._under_way -= 1
 
 
@@ -139,7 +144,7 @@ async def flood(rig: Rig, size: Size) -> Figures:
     rig.configure(concurrency=size.concurrency, tenant_in_flight=max(1_000, 2 * _TIMES_CAPACITY * size.capacity))
     await rig.start(apis=2, workers=size.workers)
     near, far = await _neighbours(rig)
-    flooding = Flood(await rig.many_clients(8), size)
+    flooding = Flood(await rig.many_clients(8), size, rig.random)
     async with bystanders(rig, near) as in_lane, bystanders(rig, far) as elsewhere:
         rig.remember()
         for number in range(size.rounds + 1):
@@ -183,7 +188,8 @@ def _figures(
     counts["slowest of the flood"] = f"{slowest:.1f} s"
     unanswered = sorted({call.outcome for call in flooded} - {"result"})
     return Figures(
-        f"{len(flooded)} calls of {size.seconds} s, {_TIMES_CAPACITY} at any time for each of {size.capacity} slots.",
+        f"{len(flooded)} calls of {size.seconds} s on average, {_TIMES_CAPACITY} at any time for each of "
+        f"{size.capacity} slots.",
         counts,
         (
             Finding("the flood is answered, too", bool(flooded) and not unanswered, ", ".join(unanswered) or "all"),
