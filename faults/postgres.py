@@ -83,4 +83,4 @@ async def postgres_away(rig: Rig, size: Size) -> Figures:
 
 async def _unwritten(rig: Rig) -> int:
     keys = rig.redis.keys
-    return sum([await rig.redis.command("XLEN", keys.audit(lane)) for lane in range(keys.lanes)])
+    return sum([int(await rig.redis.command("GET", keys.unwritten(lane)) or 0) for lane in range(keys.lanes)])

@@ -46,7 +46,7 @@ async def test_a_tool_call_is_one_row_that_says_who_what_where_and_how_long(plat
     (row,) = await rows_when_written(platform, worker)
     assert (row["tenant_id"].hex, row["actor"], row["target"]) == (tenant.id, key.id, "echo")
     assert (row["outcome"], row["session_id"], row["request_id"]) == ("ok", stream.session, "3")
-    assert row["arguments_hash"] == arguments_hash(arguments)
+    assert row["arguments_hash"] == arguments_hash(arguments).hex()
     assert (row["api_pod"], row["worker_pod"]) == ("api-0", "worker-1")
     assert 0 <= row["duration_ms"] < 15_000
     assert CANARY not in str(row)

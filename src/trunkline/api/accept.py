@@ -87,7 +87,7 @@ class Acceptor:
                 key=identity.principal.key_id,
             )  # fmt: skip
         request_id = envelope.id if envelope.kind == "request" else b""
-        audit = self._audit(identity, call, session, envelope)
+        audit = self._audit(identity, envelope)
         formal = place is None and envelope.method == _INITIALIZED
         message = Message(call, session, request_id, body, audit, place, formal)
         started = time.perf_counter()
@@ -97,17 +97,12 @@ class Acceptor:
         if stations.on:
             stations.log("enqueue", call=call, tenant=identity.tenant.slug, session=session)
 
-    def _audit(self, identity: Identity, call: str, session: str, envelope: Envelope) -> bytes:
+    def _audit(self, identity: Identity, envelope: Envelope) -> bytes:
         if envelope.method != TOOL_CALL or envelope.kind != "request":
             return b""
         return seed(
-            call=call,
-            at=int(self._redis.clock.now_ms()),
-            tenant=identity.tenant.id,
             actor=identity.principal.key_id,
-            session=session,
             pod=self._pod,
-            request_id=envelope.id,
             target=str(envelope.params.get("name", "")),
             arguments=envelope.params.get("arguments"),
         )

@@ -5,6 +5,7 @@ Pure and on the message path: nothing here waits or knows a store.
 
 from __future__ import annotations
 
+from binascii import b2a_base64
 from hashlib import sha256
 from typing import Final
 
@@ -20,53 +21,29 @@ TOOL_CALL: Final = "tools/call"
 """The one method whose calls are audited."""
 
 
-def seed(
-    *,
-    call: str,
-    at: int,
-    tenant: str,
-    actor: str,
-    session: str,
-    pod: str,
-    request_id: bytes,
-    target: str,
-    arguments: object,
-) -> bytes:
-    """The event as JSON, without the arguments themselves: only their hash is kept.
+def seed(*, actor: str, pod: str, target: str, arguments: object) -> bytes:
+    """A JSON array of actor, target, pod and hash of the arguments (Base64), which themselves are not kept.
+
+    It passes Redis several times for each call, so it has nothing that the script which ends the call knows anyway:
+    whose call it is, when it was accepted, its JSON-RPC id.
 
     Args:
-        call: our id of the call, UUIDv7 in hex; the row's id.
-        at: when it was accepted, epoch milliseconds; with `call` the row's identity, so say it once.
-        tenant: the tenant's id.
         actor: the key's id, empty for public access.
-        session: the session's id.
         pod: the API pod that accepted.
-        request_id: the JSON-RPC id as JSON.
         target: the tool's name as the client gave it; a key that was put there by mistake is taken out.
         arguments: the tool's arguments, as parsed from JSON.
 
     Raises:
         InvalidMessage: the arguments are nested deeper than JSON is written here (254 levels).
     """
-    return orjson.dumps(
-        {
-            "id": call,
-            "at": at,
-            "tenant": tenant,
-            "actor": actor,
-            "action": TOOL_CALL,
-            # Postgres keeps no NUL in a text.
-            "target": redact(target[:LONGEST_TEXT]).replace("\0", "\ufffd"),
-            "session": session,
-            "api_pod": pod,
-            "request_id": request_id.decode()[:LONGEST_TEXT],
-            "hash": arguments_hash(arguments),
-        }
-    )
+    # Postgres keeps no NUL in a text.
+    name = redact(target[:LONGEST_TEXT]).replace("\0", "\ufffd")
+    digest = b2a_base64(arguments_hash(arguments), newline=False).decode()
+    return orjson.dumps((actor, name, pod, digest))
 
 
-def arguments_hash(arguments: object) -> str:
-    """SHA-256 in hex of the arguments in one canonical form: keys sorted by code point, no white space, UTF-8.
+def arguments_hash(arguments: object) -> bytes:
+    """SHA-256 of the arguments in one canonical form: keys sorted by code point, no white space, UTF-8.
 
     Raises:
         InvalidMessage: they are nested deeper than 254 levels.
@@ -75,4 +52,4 @@ def arguments_hash(arguments: object) -> str:
         canonical = orjson.dumps(arguments, option=orjson.OPT_SORT_KEYS)
     except orjson.JSONEncodeError as error:
         raise InvalidMessage("The arguments are nested too deeply.") from error
-    return sha256(canonical).hexdigest()
+    return sha256(canonical).digest()

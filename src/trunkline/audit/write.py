@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, Protocol
 
 import structlog
@@ -14,17 +14,18 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from trunkline.audit.models import ensure_partitions
+from trunkline.audit.seed import LONGEST_TEXT, TOOL_CALL
 from trunkline.db import Database
 from trunkline.errors import Unavailable
 from trunkline.metrics import Metrics
-from trunkline.streams.audit import AuditEntry
+from trunkline.streams.audit import EVENT_LINES, AuditEntry
 
 log = structlog.get_logger("trunkline.audit")
 
 BATCH: Final = 500
 """Events in one transaction."""
 READ: Final = 8_000
-"""Events in hand at once, about 4 MB."""
+"""Events in hand at once, about 3 MB, or all that the feed reads at once."""
 BLOCK_MS: Final = 1_000
 FIRST_PAUSE: Final = 0.1
 LONGEST_PAUSE: Final = 2.0
@@ -37,11 +38,13 @@ PARTITIONS_EVERY: Final = 6 * 3600.0
 _INSERT: Final = text("""
     INSERT INTO audit_events (occurred_at, id, tenant_id, actor, action, target, session_id, outcome, duration_ms,
                               arguments_hash, api_pod, worker_pod, request_id)
-    SELECT timestamptz 'epoch' + (e ->> 'at')::bigint * interval '1 millisecond', (e ->> 'id')::uuid,
-           (e ->> 'tenant')::uuid, nullif(e ->> 'actor', ''), e ->> 'action', e ->> 'target',
-           nullif(e ->> 'session', ''), o, ms, e ->> 'hash', e ->> 'api_pod', nullif(w, ''), e ->> 'request_id'
-    FROM unnest(CAST(:seeds AS jsonb[]), CAST(:outcomes AS text[]), CAST(:durations AS float8[]),
-                CAST(:workers AS text[])) AS event (e, o, ms, w)
+    SELECT timestamptz 'epoch' + accepted::bigint * interval '1 millisecond', split_part(member, ':', 3)::uuid,
+           split_part(member, ':', 1)::uuid, nullif(seed ->> 0, ''), :action, seed ->> 1, split_part(member, ':', 2),
+           outcome, ended::bigint - accepted::bigint, encode(decode(seed ->> 3, 'base64'), 'hex'), seed ->> 2,
+           nullif(worker, ''), left(request_id, :longest_id)
+    FROM unnest(CAST(:members AS text[]), CAST(:outcomes AS text[]), CAST(:workers AS text[]), CAST(:ended AS text[]),
+                CAST(:accepted AS text[]), CAST(:request_ids AS text[]), CAST(:seeds AS jsonb[]))
+         AS event (member, outcome, worker, ended, accepted, request_id, seed)
     ON CONFLICT (occurred_at, id) DO NOTHING
 """)
 
@@ -53,18 +56,18 @@ class Feed(Protocol):
     """Where events come from; `trunkline.streams.audit.AuditFeed` keeps them until they are acknowledged."""
 
     async def read(self, limit: int, block_ms: int) -> list[AuditEntry]:
-        """Up to about `limit` events, waiting up to `block_ms` for the first."""
+        """Entries with about `limit` events or all there are, waiting up to `block_ms` for the first."""
 
     async def ack(self, entries: Sequence[AuditEntry]) -> None:
-        """Forget these."""
+        """Forget these, with all their events."""
 
 
 class AuditWriter:
     """One of any number of writers that share the work.
 
     Guarantees: an event is acknowledged only after its row is committed, so none is lost while Postgres or Redis
-    is away; an event read twice is one row, because time and id come from where it happened. An entry that is no
-    event is logged and dropped, and holds nothing up.
+    is away; an event read twice is one row, because time and id come from where it happened. What is no event is
+    logged and dropped, and holds nothing up.
     """
 
     def __init__(
@@ -111,7 +114,7 @@ class AuditWriter:
         while not self._stopping.is_set():
             entries = await self._read(BLOCK_MS)
             await self._write(entries)
-            if 0 < len(entries) < BATCH:
+            if 0 < sum(entry.events for entry in entries) < BATCH:
                 await self._rest(self._linger)
         while entries := await self._read(1):
             if not await self._write(entries):
@@ -129,8 +132,7 @@ class AuditWriter:
 
     async def _write(self, entries: Sequence[AuditEntry]) -> bool:
         """Write all of them, however long the stores are away; False when stopped before that."""
-        for start in range(0, len(entries), BATCH):
-            batch = entries[start : start + BATCH]
+        for batch in _batches(entries):
             while not await self._written(batch):
                 if self._stopping.is_set():
                     return False
@@ -141,7 +143,7 @@ class AuditWriter:
     async def _written(self, batch: Sequence[AuditEntry]) -> bool:
         try:
             await self._prepare_partitions()
-            await self._insert(batch)
+            await self._insert(self._lines(batch))
         except (Unavailable, DBAPIError) as error:
             self._note_outage(error)
             return False
@@ -158,36 +160,42 @@ class AuditWriter:
             await ensure_partitions(session)
         self._partitions_due = time.monotonic() + PARTITIONS_EVERY
 
-    async def _insert(self, batch: Sequence[AuditEntry]) -> None:
-        """Write the events of a batch and set aside what is none, halving the batch until that is found."""
+    def _lines(self, batch: Sequence[AuditEntry]) -> list[bytes]:
+        """The lines of all events of a batch; an entry that does not consist of events is set aside."""
+        lines: list[bytes] = []
+        for entry in batch:
+            if len(entry.lines) % EVENT_LINES:
+                self._set_aside(entry.lines, f"{len(entry.lines)} lines are no events")
+            else:
+                lines += entry.lines
+        return lines
+
+    async def _insert(self, lines: Sequence[bytes]) -> None:
+        """Write events, given by their lines, and set aside what is none, halving them until that is found."""
+        count = len(lines) // EVENT_LINES
+        if not count:
+            return
         started = time.perf_counter()
         try:
-            rows = _columns(batch)
+            rows = _columns(lines)
             async with self._database.transaction() as session:
                 await session.execute(_INSERT, rows)
-        except (DBAPIError, KeyError, ValueError) as error:
+        except (DBAPIError, ValueError) as error:
             if isinstance(error, DBAPIError) and not _sqlstate(error).startswith(_BAD_DATA):
                 raise
-            if len(batch) == 1:
-                self._set_aside(batch[0], error)
+            if count == 1:
+                self._set_aside(lines, str(error.orig) if isinstance(error, DBAPIError) else repr(error))
                 return
-            middle = len(batch) // 2
-            await self._insert(batch[:middle])
-            await self._insert(batch[middle:])
+            middle = count // 2 * EVENT_LINES
+            await self._insert(lines[:middle])
+            await self._insert(lines[middle:])
         else:
-            self._metrics.audit_written_total.inc(len(batch))
+            self._metrics.audit_written_total.inc(count)
             self._metrics.audit_write_seconds.observe(time.perf_counter() - started)
 
-    def _set_aside(self, entry: AuditEntry, error: Exception) -> None:
+    def _set_aside(self, lines: Sequence[bytes], reason: str) -> None:
         self._metrics.audit_set_aside_total.inc()
-        reason = str(error.orig) if isinstance(error, DBAPIError) else repr(error)
-        log.error(
-            "an audit entry is no event; it is dropped",
-            lane=entry.lane,
-            entry=entry.entry_id.decode(),
-            fields=repr(entry.fields)[:2_000],
-            reason=reason,
-        )
+        log.error("what is no audit event is dropped", lines=repr(lines)[:2_000], reason=reason)
 
     def _note_outage(self, error: Exception) -> None:
         if self._away_since is None:
@@ -206,14 +214,25 @@ class AuditWriter:
             await asyncio.wait_for(self._stopping.wait(), seconds)
 
 
-def _columns(batch: Sequence[AuditEntry]) -> dict[str, list[str] | list[float]]:
-    fields = [entry.fields for entry in batch]
-    return {
-        "seeds": [each[b"e"].decode() for each in fields],
-        "outcomes": [each[b"o"].decode() for each in fields],
-        "durations": [float(each[b"ms"]) for each in fields],
-        "workers": [each[b"w"].decode() for each in fields],
-    }
+def _batches(entries: Sequence[AuditEntry]) -> Iterator[list[AuditEntry]]:
+    """The entries, so many together that they have a batch of events."""
+    batch: list[AuditEntry] = []
+    count = 0
+    for entry in entries:
+        batch.append(entry)
+        count += entry.events
+        if count >= BATCH:
+            yield batch
+            batch, count = [], 0
+    if batch:
+        yield batch
+
+
+def _columns(lines: Sequence[bytes]) -> dict[str, str | int | list[str]]:
+    texts = [line.decode() for line in lines]
+    names = ("members", "outcomes", "workers", "ended", "accepted", "request_ids", "seeds")
+    columns: dict[str, str | int | list[str]] = {name: texts[place::EVENT_LINES] for place, name in enumerate(names)}
+    return columns | {"action": TOOL_CALL, "longest_id": LONGEST_TEXT}
 
 
 def _sqlstate(error: DBAPIError) -> str:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Final, NamedTuple
 
 import structlog
 
 from trunkline.streams.client import Redis
-from trunkline.streams.connection import Connection, ConnectionLost, RedisRefusal
+from trunkline.streams.connection import Argument, Connection, ConnectionLost, RedisRefusal
 from trunkline.streams.keys import AUDIT_GROUP
 from trunkline.streams.lanes import create_group
 
 _ADOPT_EVERY = 5.0
-_ADOPTED = 1_000
-"""Events of one lane that are taken over at once."""
+_AT_ONCE = 16
+"""Entries of one lane that are read at once, each of up to 64 events."""
 _ABANDONED_MS = 10_000
-"""After this long without acknowledgement, an event is read by another writer; writing it twice does no harm."""
+"""After this long without acknowledgement, an entry is read by another writer; writing it twice does no harm."""
 _FORGET_EVERY = 300.0
 _GONE_MS = 3_600_000
 """A writer that lives asks every lane each `_ADOPT_EVERY`; one that has not for so long is gone."""
@@ -25,13 +25,22 @@ _GONE_MS = 3_600_000
 log = structlog.get_logger("trunkline.audit")
 
 
-@dataclass(frozen=True, slots=True)
-class AuditEntry:
-    """One event: `e` what was known at acceptance (JSON), `o` outcome, `ms` from acceptance to answer, `w` worker."""
+EVENT_LINES: Final = 7
+"""Lines of an event, see `audit` in `finish.lua`."""
+
+
+class AuditEntry(NamedTuple):
+    """The events of calls that were ended together."""
 
     lane: int
     entry_id: bytes
-    fields: dict[bytes, bytes]
+    lines: Sequence[bytes]
+    """Of each event `<tenant>:<session>:<call>`, outcome, worker, end, acceptance, JSON-RPC id and seed."""
+
+    @property
+    def events(self) -> int:
+        """How many events it has."""
+        return len(self.lines) // EVENT_LINES
 
 
 class AuditFeed:
@@ -73,21 +82,18 @@ class AuditFeed:
         return []
 
     async def ack(self, entries: Sequence[AuditEntry]) -> None:
-        """These are written; forget them.
-
-        Whoever dies in between leaves deleted entries unacknowledged, and adoption drops those. The other way round,
-        entries that nobody reads would stay and count towards the backlog for ever.
-        """
-        by_lane: dict[int, list[bytes]] = defaultdict(list)
+        """All events of these are written, or set aside; forget them."""
+        by_lane: dict[int, list[Argument]] = defaultdict(list)
         for entry in entries:
-            by_lane[entry.lane].append(entry.entry_id)
-        for lane, ids in by_lane.items():
-            await self._redis.command("XDEL", self._streams[lane], *ids)
-            await self._redis.command("XACK", self._streams[lane], AUDIT_GROUP, *ids)
+            by_lane[entry.lane] += (entry.entry_id, entry.events)
+        for lane, written in by_lane.items():
+            names = [self._streams[lane], self._redis.keys.unwritten(lane)]
+            await self._redis.script("written", names, [AUDIT_GROUP, *written])
 
     async def backlog(self) -> int:
         """Events that are not written yet."""
-        return sum([await self._redis.command("XLEN", stream) for stream in self._streams])
+        lanes = range(self._redis.keys.lanes)
+        return sum([int(await self._redis.command("GET", self._redis.keys.unwritten(lane)) or 0) for lane in lanes])
 
     async def aclose(self) -> None:
         """Give the connection back; unacknowledged events go to another writer."""
@@ -106,15 +112,19 @@ class AuditFeed:
         return self._connection
 
     async def _claim(self, connection: Connection, limit: int, block_ms: int) -> list[AuditEntry]:
-        reply = await connection.send(
-            "XREADGROUP", "GROUP", AUDIT_GROUP, self._consumer, "COUNT", max(limit // len(self._streams), 1),
-            "BLOCK", block_ms, "STREAMS", *self._streams, *([">"] * len(self._streams)),
-        )  # fmt: skip
-        return [
-            _read(self._lane_by_stream[stream], entry, fields)
-            for stream, entries in reply or ()
-            for entry, fields in entries
-        ]
+        entries: list[AuditEntry] = []
+        block: tuple[Argument, ...] = ("BLOCK", block_ms)
+        more = True
+        while more and sum(entry.events for entry in entries) < limit:
+            reply = await connection.send(
+                "XREADGROUP", "GROUP", AUDIT_GROUP, self._consumer, "COUNT", _AT_ONCE, *block,
+                "STREAMS", *self._streams, *([">"] * len(self._streams)),
+            )  # fmt: skip
+            found = reply or ()
+            entries += [_read(self._lane_by_stream[stream], *entry) for stream, each in found for entry in each]
+            more = any(len(each) == _AT_ONCE for _, each in found)
+            block = ()
+        return entries
 
     async def _adopt(self, connection: Connection) -> list[AuditEntry]:
         """Every few seconds, take over what other writers (or this one, before a crash) left unacknowledged."""
@@ -124,7 +134,7 @@ class AuditFeed:
         adopted = []
         for lane, stream in enumerate(self._streams):
             reply = await connection.send(
-                "XAUTOCLAIM", stream, AUDIT_GROUP, self._consumer, _ABANDONED_MS, "0", "COUNT", _ADOPTED
+                "XAUTOCLAIM", stream, AUDIT_GROUP, self._consumer, _ABANDONED_MS, "0", "COUNT", _AT_ONCE
             )
             adopted += [_read(lane, entry, fields) for entry, fields in reply[1] if fields]
         if not adopted:  # where there was something there may be more
@@ -142,4 +152,4 @@ class AuditFeed:
 
 
 def _read(lane: int, entry: bytes, fields: Sequence[bytes]) -> AuditEntry:
-    return AuditEntry(lane, entry, dict(zip(fields[::2], fields[1::2], strict=True)))
+    return AuditEntry(lane, entry, fields[1].split(b"\n"))

@@ -144,7 +144,7 @@ class Calls:
 
     async def _accept(self, lane: int, acceptances: Sequence[_Acceptance]) -> Sequence[Any]:
         keys = self._redis.keys
-        names = [keys.deadlines(lane), keys.calls(lane), keys.audit(lane)]
+        names = [keys.deadlines(lane), keys.calls(lane)]
         until = int(self._redis.clock.now_ms() + PATIENCE * 1000)
         args: list[Argument] = [*self._fixed, keys.lane(lane), until, *self._session_rate]
         for owner, message, bounds in acceptances:
@@ -179,7 +179,7 @@ class Calls:
         tenant = keys.tenant(owner.tenant)
         cancelled = await self._redis.script(
             "cancel",
-            [keys.stream(owner.tenant, session)[0], tenant.deadlines, tenant.calls, tenant.audit],
+            [keys.stream(owner.tenant, session)[0], tenant.deadlines, tenant.calls],
             [
                 owner.mark, request_id, session, f"{owner.tenant}:{session}:", tenant.lane, tenant.base, CANCELLED,
                 tenant.pods, *self._outbox_limits, keys.control, *_pace(bounds),
@@ -249,7 +249,7 @@ class Calls:
         settings = self._redis.settings
         swept = await self._redis.script(
             "sweep",
-            [keys.deadlines(lane), keys.calls(lane), keys.audit(lane)],
+            [keys.deadlines(lane), keys.calls(lane)],
             [
                 grace_ms, _SWEEP_BATCH, keys.lane(lane), TIMED_OUT, keys.pods(lane),
                 settings.outbox_max_messages, settings.outbox_max_bytes, settings.outbox_ttl * 1000,

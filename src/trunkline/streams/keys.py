@@ -8,6 +8,7 @@ names themselves, from what the lane's keys begin with (docs/decisions/0009-batc
 |---|---|---|---|
 | `{l<k>}:calls` | stream | accepted messages of the lane's tenants; consumer group `workers` | entries leave when acknowledged |
 | `{l<k>}:audit` | stream | audit events on their way to Postgres; consumer group `audit` | entries leave when written |
+| `{l<k>}:unwritten` | string | how many events all entries of `audit` have together | leaves with the last |
 | `{l<k>}:deadlines` | sorted set | `<tenant>:<session>:<call>` of every unanswered request, by deadline in epoch ms | members leave with the answer |
 | `{l<k>}:slots` | string | how many calls all workers together run at once, as they last counted | a minute |
 | `{l<k>}:parked` | stream | calls set aside because each attempt cost a worker; the newest 1,000 | 30 days after the last |
@@ -57,7 +58,6 @@ class TenantKeys:
     base: str
     """What all keys of the tenant begin with."""
     calls: str
-    audit: str
     deadlines: str
     usage: str
     sessions: str
@@ -100,6 +100,10 @@ class Keys:
         """The lane's stream of audit events."""
         return f"{self.lane(lane)}audit"
 
+    def unwritten(self, lane: int) -> str:
+        """How many events the lane's audit stream holds."""
+        return f"{self.lane(lane)}unwritten"
+
     def deadlines(self, lane: int) -> str:
         """The lane's unanswered requests by deadline."""
         return f"{self.lane(lane)}deadlines"
@@ -129,7 +133,6 @@ class Keys:
             lane=lane,
             base=base,
             calls=self.calls(number),
-            audit=self.audit(number),
             deadlines=self.deadlines(number),
             usage=f"{base}usage",
             sessions=f"{base}sessions",

@@ -82,7 +82,7 @@ def _read_parked(entry: bytes, fields: Sequence[bytes]) -> ParkedCall:
         session=named[b"session"].decode(),
         workers=tuple(named[b"workers"].decode().split()),
         parked_ms=int(entry.partition(b"-")[0]),
-        tool=orjson.loads(seed)["target"] if seed else "",
+        tool=orjson.loads(seed)[1] if seed else "",
     )
 
 
@@ -161,7 +161,7 @@ class LostWorkers:
             try:
                 fates: Sequence[Any] = await self._redis.script(
                     "reclaim",
-                    [keys.deadlines(lane), keys.calls(lane), keys.audit(lane), keys.parked(lane)],
+                    [keys.deadlines(lane), keys.calls(lane), keys.parked(lane)],
                     [
                         keys.lane(lane), keys.pods(lane),
                         settings.outbox_max_messages, settings.outbox_max_bytes, settings.outbox_ttl * 1000,

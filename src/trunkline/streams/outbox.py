@@ -50,7 +50,7 @@ class Outbox:
 
     async def _publish(self, lane: int, publications: Sequence[_Publication]) -> Sequence[int]:
         keys = self._redis.keys
-        names = [keys.deadlines(lane), keys.calls(lane), keys.audit(lane)]
+        names = [keys.deadlines(lane), keys.calls(lane)]
         args: list[Argument] = [self._worker, keys.pods(lane), *self._limits, keys.lane(lane)]
         for call, message, outcome, context in publications:
             args += (call.tenant, call.session, call.id, call.entry, message, context, outcome)

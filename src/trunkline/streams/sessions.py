@@ -202,7 +202,7 @@ class Sessions:
             "close",
             [
                 *keys.stream(owner.tenant, session),
-                tenant.deadlines, tenant.calls, tenant.audit, tenant.sessions,
+                tenant.deadlines, tenant.calls, tenant.sessions,
             ],
             [session, owner.mark, f"{owner.tenant}:{session}:", tenant.pods, tenant.lane, tenant.base, keys.control],
         )  # fmt: skip

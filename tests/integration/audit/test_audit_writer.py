@@ -16,26 +16,25 @@ from trunkline.db import Database
 from trunkline.errors import Unavailable
 from trunkline.metrics import Metrics
 from trunkline.settings import Settings
-from trunkline.streams.audit import AuditEntry, AuditFeed
+from trunkline.streams.audit import EVENT_LINES, AuditEntry, AuditFeed
 from trunkline.streams.client import Redis
 
 TENANT = "0198f2a4c0de70008000000000000002"
 AT = 1_793_000_000_123
 
 
-def event(**changes: Any) -> dict[bytes, bytes]:
-    known: dict[str, Any] = {
-        "call": uuid7().hex,
-        "at": AT,
-        "tenant": TENANT,
-        "actor": "key_1",
-        "session": "session-1",
-        "pod": "api-1",
+def event(actor: str = "key_1", **changes: bytes) -> bytes:
+    """The lines of an event, some of them changed."""
+    known = {
+        "member": f"{TENANT}:session-1:{uuid7().hex}".encode(),
+        "outcome": b"ok",
+        "worker": b"worker-1",
+        "ended": b"%d" % (AT + 12),
+        "accepted": b"%d" % AT,
         "request_id": b"7",
-        "target": "add",
-        "arguments": {"a": 3},
+        "seed": seed(actor=actor, pod="api-1", target="add", arguments={"a": 3}),
     }
-    return {b"e": seed(**known | changes), b"o": b"ok", b"ms": b"12", b"w": b"worker-1"}
+    return b"\n".join((known | changes).values())
 
 
 @pytest.fixture
@@ -52,10 +51,11 @@ async def database(settings: Settings) -> AsyncIterator[Database]:
     await opened.aclose()
 
 
-async def append(redis: Redis, *events: dict[bytes, bytes], lane: int = 3) -> None:
-    for fields in events:
-        flat = [part for pair in fields.items() for part in pair]
-        await redis.command("XADD", redis.keys.audit(lane), "*", *flat)
+async def append(redis: Redis, *entries: bytes, lane: int = 3) -> None:
+    """Entries of one event each, or what each is given."""
+    for lines in entries:
+        await redis.command("XADD", redis.keys.audit(lane), "*", "e", lines)
+        await redis.command("INCRBY", redis.keys.unwritten(lane), (lines.count(b"\n") + 1) // EVENT_LINES)
 
 
 async def rows(database: Database) -> list[dict[str, Any]]:
@@ -101,7 +101,7 @@ async def reading(redis: Redis, consumer: str = "writer-1", beside: Watched | No
 
 
 async def test_an_event_becomes_a_row_with_all_that_is_known(redis, database):
-    await append(redis, event(call="0198f2a4c0de70008000000000000001"))
+    await append(redis, event(member=f"{TENANT}:session-1:0198f2a4c0de70008000000000000001".encode()))
     async with reading(redis) as feed, writing(feed, database):
         await feed.until(1)
     (row,) = await rows(database)
@@ -137,6 +137,18 @@ async def test_more_than_a_batch_is_written_whole(redis, database):
     async with reading(redis) as feed, writing(feed, database):
         await feed.until(1_100)
     assert len(await rows(database)) == 1_100
+
+
+async def test_events_that_share_an_entry_are_a_row_each(redis, database):
+    metrics = Metrics("worker")
+    shared = b"\n".join([event(), event(outcome=b"\xff"), event(outcome=b"error")])
+    await append(redis, shared, event())
+    async with reading(redis) as feed:
+        async with writing(feed, database, metrics):
+            await feed.until(2)
+        assert await feed.backlog() == 0
+    assert sorted(row["outcome"] for row in await rows(database)) == ["error", "ok", "ok"]
+    assert metrics.audit_set_aside_total.value == 1
 
 
 class Forgetful(Watched):
@@ -182,15 +194,16 @@ async def test_two_writers_share_the_work_and_write_each_event_once(redis, datab
 @pytest.mark.parametrize(
     "broken",
     [
-        {b"e": b"{", b"o": b"ok", b"ms": b"1", b"w": b"w"},
-        {b"e": b"{}", b"o": b"ok", b"ms": b"1", b"w": b"w"},
-        {b"e": b"[]", b"o": b"ok", b"ms": b"1", b"w": b"w"},
-        {b"e": b'"\\u0000"', b"o": b"ok", b"ms": b"1", b"w": b"w"},
-        {b"e": event()[b"e"].replace(TENANT.encode(), b"acme"), b"o": b"ok", b"ms": b"1", b"w": b"w"},
-        {**event(), b"ms": b"soon"},
-        {**event(), b"o": b"\xff"},
-        {**event(), b"w": b"\x00"},
-        {b"other": b"fields"},
+        event(seed=b"{"),
+        event(seed=b""),
+        event(seed=b'"\\u0000"'),
+        event(seed=b'["key_1","add","api-1","?"]'),
+        event(member=b"acme:session-1:0198f2a4c0de70008000000000000001"),
+        event(member=b"other"),
+        event(ended=b"soon"),
+        event(outcome=b"\xff"),
+        event(worker=b"\x00"),
+        b"other",
     ],
 )
 async def test_an_entry_that_is_no_event_is_set_aside_and_holds_nothing_up(redis, database, broken):

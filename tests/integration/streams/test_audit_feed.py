@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from trunkline.errors import Unavailable
 from trunkline.settings import Settings
 from trunkline.streams import audit
 from trunkline.streams.audit import AuditEntry, AuditFeed
@@ -47,11 +46,12 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def append(redis: Redis, count: int) -> None:
     for number in range(count):
-        await redis.command("XADD", redis.keys.audit(LANE), "*", "e", str(number))
+        await redis.command("XADD", redis.keys.audit(LANE), "*", "e", f"{number}\n\n\n\n\n\n")
+        await redis.command("INCR", redis.keys.unwritten(LANE))
 
 
 def names(entries: list[AuditEntry]) -> list[bytes]:
-    return [entry.fields[b"e"] for entry in entries]
+    return [entry.lines[0] for entry in entries]
 
 
 async def unacknowledged(redis: Redis) -> int:
@@ -65,30 +65,45 @@ async def consumers(redis: Redis) -> dict[bytes, dict[bytes, Any]]:
     return {each[b"name"]: each for each in read}
 
 
-@pytest.mark.parametrize("steps", [0, 1])
-async def test_a_writer_killed_while_it_acknowledges_leaves_nothing_that_nobody_reads(
-    steps: int, redis: Redis, feed: Feeds, at_once: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_a_writer_left_unacknowledged_is_read_by_another(redis: Redis, feed: Feeds, at_once: None) -> None:
     await append(redis, 2)
-    dying, other = feed("dying"), feed("other")
-    entries = await dying.read(160, 10)
-    assert len(entries) == 2
-    command, left = redis.command, steps
-
-    async def until_killed(*parts: Any) -> Any:
-        nonlocal left
-        if not left:
-            raise Unavailable("killed")
-        left -= 1
-        return await command(*parts)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(redis, "command", until_killed)
-        with pytest.raises(Unavailable):
-            await dying.ack(entries)
+    assert len(await feed("dying").read(160, 10)) == 2
+    other = feed("other")
     await other.ack(await other.read(160, 10))
     assert await other.backlog() == 0
     assert await unacknowledged(redis) == 0
+
+
+async def test_events_that_two_writers_have_written_are_counted_off_once(
+    redis: Redis, feed: Feeds, at_once: None
+) -> None:
+    await append(redis, 2)
+    slow, other = feed("slow"), feed("other")
+    first = await slow.read(160, 10)
+    again = await other.read(160, 10)
+    await append(redis, 3)
+    for _ in range(2):
+        await slow.ack(first)
+        await other.ack(again)
+    assert await other.backlog() == 3
+    assert await unacknowledged(redis) == 0
+
+
+async def test_a_count_of_unwritten_events_that_was_lost_is_right_again_when_all_are_written(
+    redis: Redis, feed: Feeds
+) -> None:
+    await append(redis, 2)
+    await redis.command("DEL", redis.keys.unwritten(LANE))
+    await feed("writer").ack(await feed("writer").read(160, 10))
+    assert await feed("writer").backlog() == 0
+    await append(redis, 1)
+    assert await feed("writer").backlog() == 1
+
+
+async def test_as_many_entries_are_read_as_have_the_events_asked_for(redis: Redis, feed: Feeds) -> None:
+    await append(redis, 100)
+    assert len(await feed("writer").read(40, 10)) == 48, "16 at a time"
+    assert len(await feed("writer").read(1_000, 10)) == 52
 
 
 async def test_what_was_deleted_is_not_taken_over_and_what_lies_beside_it_is(

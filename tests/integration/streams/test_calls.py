@@ -9,9 +9,9 @@ import orjson
 import pytest
 from tests.integration.streams.conftest import Wire
 
-from trunkline.errors import SessionNotFound, TooManyRequests, Unavailable
+from trunkline.errors import AuditBacklogFull, SessionNotFound, TooManyRequests, Unavailable
 from trunkline.settings import Settings
-from trunkline.streams.audit import AuditFeed
+from trunkline.streams.audit import EVENT_LINES, AuditFeed
 from trunkline.streams.calls import Bounds, Calls
 from trunkline.streams.client import Redis, source
 from trunkline.streams.control import CallCancelled, Event, decode
@@ -63,7 +63,7 @@ async def test_a_repeated_script_changes_nothing_more(wire: Wire, monkeypatch: p
     assert await connection.send(*scripts[0], 1) == [0]  # type: ignore[arg-type]
     connection.close()
     assert await wire.redis.command("XLEN", lane.calls) == 0
-    assert await wire.redis.command("XLEN", lane.audit) == 1
+    assert await wire.redis.command("XLEN", wire.redis.keys.audit(lane.number)) == 1
     assert await wire.in_flight() == 0
     assert await wire.sent() == [(1, b"progress"), (2, b"answer")]
 
@@ -163,7 +163,7 @@ async def test_a_cancelled_call_that_nobody_claimed_never_runs(wire: Wire) -> No
     assert await wire.claim(16) == []
     assert await wire.in_flight() == 0
     (event,) = await _audited(wire)
-    assert event[b"o"] == b"cancelled"
+    assert event["outcome"] == b"cancelled"
 
 
 async def test_the_answer_of_a_cancelled_call_is_not_sent(wire: Wire) -> None:
@@ -197,7 +197,7 @@ async def test_a_call_past_its_deadline_is_answered_by_the_sweep(redis_settings:
     assert await wire.outbox.publish(claimed, b"{}", "ok") == 0
     assert await wire.in_flight() == 0
     (event,) = await _audited(wire)
-    assert event[b"o"] == b"timeout"
+    assert event["outcome"] == b"timeout"
     await redis.aclose()
 
 
@@ -224,23 +224,52 @@ async def test_progress_moves_the_deadline_up_to_its_end(wire: Wire) -> None:
 
 
 async def test_an_answered_tool_call_leaves_one_audit_event(wire: Wire) -> None:
-    await wire.accept(seed=b'{"id":"call"}')
+    await wire.accept(seed=b'["key_1"]')
     (claimed,) = await wire.claim()
     await wire.outbox.publish(claimed, b"{}", "tool_error")
     await wire.outbox.publish(claimed, b"{}", "ok")
     (event,) = await _audited(wire)
-    assert event[b"e"] == b'{"id":"call"}'
-    assert (event[b"o"], event[b"w"]) == (b"tool_error", b"w1")
-    assert int(event[b"ms"]) >= 0
+    assert event["member"].decode() == f"{wire.owner.tenant}:{wire.session}:{claimed.id}"
+    assert (event["outcome"], event["worker"], event["request_id"]) == (b"tool_error", b"w1", b"1")
+    assert event["seed"] == b'["key_1"]'
+    assert int(event["accepted"]) == claimed.enqueued_ms <= int(event["ended"])
 
 
-async def _audited(wire: Wire) -> list[dict[bytes, bytes]]:
+async def test_calls_that_are_answered_together_share_an_entry_of_the_audit_stream(wire: Wire) -> None:
+    for number in range(1, 71):
+        await wire.accept(request_id=b"%d" % number, seed=b'["key_1"]')
+    claimed = await wire.claim()
+    while len(claimed) < 70:
+        claimed += await wire.claim()
+    await asyncio.gather(*(wire.outbox.publish(call, b"{}", "ok") for call in claimed))
+    stream = wire.redis.keys.audit(wire.redis.keys.lane_of(wire.owner.tenant))
+    assert await wire.redis.command("XLEN", stream) == 2, "at most 64 in one"
+    events = await _audited(wire)
+    assert sorted(int(event["request_id"]) for event in events) == list(range(1, 71))
+    assert len({event["member"] for event in events}) == 70
+
+
+async def test_events_that_wait_for_postgres_refuse_calls_by_their_number(wire: Wire) -> None:
+    keys = wire.redis.keys
+    bound = wire.redis.settings.audit_max_backlog
+    await wire.redis.command("SET", keys.unwritten(keys.lane_of(wire.owner.tenant)), bound - 1)
+    await wire.accept(seed=b'["key_1"]')
+    (claimed,) = await wire.claim()
+    await wire.outbox.publish(claimed, b"{}", "ok")
+    with pytest.raises(AuditBacklogFull):
+        await wire.accept()
+
+
+async def _audited(wire: Wire) -> list[dict[str, bytes]]:
     feed = AuditFeed(wire.redis, "test")
     entries = await feed.read(100, 200)
     await feed.ack(entries)
     assert await feed.backlog() == 0
     await feed.aclose()
-    return [entry.fields for entry in entries]
+    lines = [line for entry in entries for line in entry.lines]
+    names = ("member", "outcome", "worker", "ended", "accepted", "request_id", "seed")
+    events = (lines[start : start + EVENT_LINES] for start in range(0, len(lines), EVENT_LINES))
+    return [dict(zip(names, event, strict=True)) for event in events]
 
 
 async def test_cancellations_count_against_the_rate_of_their_tenant(wire: Wire) -> None:

@@ -388,14 +388,14 @@ async def test_a_repeated_request_is_accepted_once(posts: Posts) -> None:
         *fixed, tenant.lane, until, *posts.wire.calls._session_rate,
         posts.owner.mark, call, "1", "{}", "", posts.owner.tenant, session, 10, 1, 1000, place,
     ]  # fmt: skip
-    names = [tenant.deadlines, tenant.calls, tenant.audit]
+    names = [tenant.deadlines, tenant.calls]
     connection = await posts.wire.redis.dial("test")
     for repeated in (0, 1):
-        reply = await connection.send("EVAL", source("accept"), 3, *names, *args, repeated)
+        reply = await connection.send("EVAL", source("accept"), 2, *names, *args, repeated)
         assert reply == [0]
     (claimed,) = await posts.claimed(call)
     await posts.wire.outbox.publish(claimed, b"{}", "ok")
-    assert await connection.send("EVAL", source("accept"), 3, *names, *args, 1) == [0]
+    assert await connection.send("EVAL", source("accept"), 2, *names, *args, 1) == [0]
     assert await posts.wire.in_flight() == 0
     connection.close()
     await connection.lost

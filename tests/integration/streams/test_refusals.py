@@ -40,7 +40,7 @@ async def test_a_full_redis_refuses_calls_and_loses_no_answer(wire: Wire) -> Non
     async with asyncio.timeout(10):
         assert await publishing == 1
     assert await wire.pending() == 0
-    assert await wire.redis.command("XLEN", wire.redis.keys.tenant(wire.owner.tenant).audit) == 1
+    assert await wire.redis.command("XLEN", wire.redis.keys.audit(wire.redis.keys.lane_of(wire.owner.tenant))) == 1
 
 
 async def test_a_full_redis_refuses_new_sessions_and_keeps_those_that_were_left(wire: Wire) -> None:

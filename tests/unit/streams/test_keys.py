@@ -24,8 +24,9 @@ def test_no_key_of_a_tenant_is_built_without_the_tenant() -> None:
 def test_all_keys_that_a_script_touches_are_on_one_shard(tenant: str) -> None:
     found = KEYS.tenant(tenant)
     names = (
-        found.calls, found.audit, found.deadlines, found.usage, found.sessions,
+        found.calls, found.deadlines, found.usage, found.sessions,
         *KEYS.stream(tenant, "5" * 32), KEYS.ticket(tenant, "d"),
+        KEYS.audit(found.number), KEYS.unwritten(found.number),
     )  # fmt: skip
     assert {re.findall(r"\{(.*?)\}", name)[0] for name in names} == {f"l{KEYS.lane_of(tenant)}"}
     assert all(name.startswith("p:{l") for name in names)

@@ -11,7 +11,7 @@
 -- its surplus (see refill), so that other tenants of the lane need not wait behind it.
 -- The pods that hold the streams are told what was accepted: "\n" and session, call and JSON-RPC id, a line each. A POST's
 -- stream needs no telling: the pod that accepts holds it.
--- KEYS: 1 deadlines, 2 calls, 3 audit. The names of a tenant's keys are built here from what the lane's begin with:
+-- KEYS: 1 deadlines, 2 calls. The names of a tenant's keys are built here from what the lane's begin with:
 -- all are on the lane's shard, and sending them would double what a message costs.
 -- ARGV: 1 time for a call in ms, 2 session lifetime in ms, 3 longest lane, 4 longest audit backlog, 5 what the lane's
 --       keys begin with, 6 epoch ms until which the pod waits, 7 us between sessions at the limit, 8 us of burst; for each
@@ -28,7 +28,7 @@ local us = time[1] * 1000000 + time[2]
 local now = math.floor(us / 1000)
 local accepted, deadline = string.format('%d', now), string.format('%d', now + ARGV[1])
 local room = ARGV[3] - redis.call('XLEN', KEYS[2])
-local unwritten = redis.call('XLEN', KEYS[3])
+local unwritten, most_unwritten = tonumber(redis.call('GET', ARGV[5] .. 'unwritten') or 0), tonumber(ARGV[4])
 local repeated = ARGV[#ARGV] == '1'
 local slots = tonumber(redis.call('GET', ARGV[5] .. 'slots') or math.huge)
 local usages, due_at, answers, told = {}, {}, {}, {}
@@ -77,18 +77,19 @@ local function accept(owner, call, id, body, seed, tenant, sid, most, interval, 
   if kind == '' or kind == 'post' then
     local state = redis.call('HMGET', session, 'principal', 'context', 'fresh', 'caller', 'holder')
     if state[1] ~= owner then return {'gone', 0} end
-    context, fresh, caller, holder = state[2] or '', tonumber(state[3]), state[4], state[5]
+    context, fresh, caller, holder = state[2] or '', state[3], state[4], state[5]
   end
   local record = stream == '' and session or session .. '.' .. stream
   if repeated and request and known(session, record, call) then return 0 end
   if room <= 0 then return {'lane', 1000} end
-  if unwritten >= tonumber(ARGV[4]) then return {'audit', 5000} end
+  if unwritten >= most_unwritten then return {'audit', 5000} end
   local usage = usage_of(base .. 'usage')
-  if request and usage.inflight >= tonumber(most) then return {'inflight', 1000} end
+  if request and usage.inflight - most >= 0 then return {'inflight', 1000} end
 
   -- The generic cell rate algorithm: `due` is the theoretical arrival time of the next message, in epoch us.
   local due = math.max(usage.due, us) + interval
-  if due - us > tonumber(burst) then return {'rate', math.ceil((due - us - burst) / 1000)} end
+  local early = due - us - burst
+  if early > 0 then return {'rate', math.ceil(early / 1000)} end
   if kind == 'open' then
     local refused = begin(session, base .. 'sessions', base .. 'usage', sid, owner, '0 -', caller, ARGV[2], sessions,
       ARGV[7], ARGV[8], us)
@@ -96,7 +97,7 @@ local function accept(owner, call, id, body, seed, tenant, sid, most, interval, 
   end
   if stream ~= '' and request then hold(record, pod, stream == call) end
   usage.due, usage.changed = due, true
-  if fresh and now > fresh then
+  if fresh and now - fresh > 0 then
     renew(session, base .. 'sessions', sid, ARGV[2], now)
   end
   if formal and string.sub(context, 1, 14) == '{"formal":true' then return 0 end
@@ -122,7 +123,7 @@ local function accept(owner, call, id, body, seed, tenant, sid, most, interval, 
       pod = string.match(holder, ' (.*)')
       told[pod] = (told[pod] or '') .. '\n' .. sid .. '\n' .. call .. '\n' .. id
     end
-    local pending = entry .. '\n' .. accepted .. '\n' .. id .. '\n' .. stream .. '\n' .. seed
+    local pending = entry .. '\n' .. stream .. '\n' .. accepted .. '\n' .. id .. '\n' .. seed -- see record
     if kind == 'lone' then
       redis.call('HSET', session, 'principal', owner, 'caller', '', 'fresh', '', 'holder', '1 ' .. pod, 'box', '0 1 0 0',
         'p:' .. call, pending)

@@ -6,7 +6,7 @@
 -- for what is sent while a call runs or belongs to none.
 -- box: field of the record: newest offset, oldest offset kept, bytes kept, epoch ms until which they are kept
 -- holder: field of the record: generation of the stream and the pod that holds it
--- limits: 1 messages, 2 bytes, 3 lifetime in ms
+-- limits: 1 messages, 2 bytes, 3 lifetime in ms, made once by outbox_limits
 -- Returns the offset and the new box; 0 where Redis has lost the record.
 local copies, most_copied = {}, 65536
 
@@ -28,39 +28,48 @@ local function copy(channel, name, generation, offset, tag, body)
     waiting = {size = 0}
     copies[channel] = waiting
   end
-  waiting[#waiting + 1] = name .. '\n' .. generation .. '\n' .. offset .. '\n' .. tag .. '\n' .. body
+  local n = #waiting
+  waiting[n + 1], waiting[n + 2], waiting[n + 3], waiting[n + 4], waiting[n + 5] = name, generation, offset, tag, body
   waiting.size = waiting.size + #body
   if waiting.size > most_copied then send(channel) end
+end
+
+local function outbox_limits(messages, bytes, lifetime)
+  return {tonumber(messages), tonumber(bytes), tonumber(lifetime)}
 end
 
 local function append(record, name, pods, box, holder, limits, now, tag, body)
   if not box then return 0 end
   local outbox = record .. ':out'
-  local newest, first, bytes, kept = string.match(box, '(%d+) (%d+) (%d+) (%d+)')
-  local offset, lifetime = newest + 1, tonumber(limits[3])
-  first, bytes, kept = tonumber(first), bytes + #body, tonumber(kept)
-  if now >= kept then first, bytes = offset, #body end -- the outbox has expired
-  redis.call('XADD', outbox, string.format('%d-%d', offset, now), 'm', body, 'c', tag)
+  local newest, first, bytes, kept = string.match(box, '^(%d+) (%d+) (%d+) (%d+)$')
+  local number = newest + 1
+  local offset = string.format('%d', number)
+  bytes = bytes + #body
+  local left = kept - now
+  if left <= 0 then first, bytes = offset, #body end -- the outbox has expired
+  redis.call('XADD', outbox, offset .. '-' .. string.format('%d', now), 'm', body, 'c', tag)
 
   -- The expiry is renewed when it has come near, not with every message; then what is too old leaves, too.
-  local renew = kept - now < lifetime
-  if renew or offset - first >= tonumber(limits[1]) or bytes > tonumber(limits[2]) then
-    while first < offset do
+  local messages, most_bytes, lifetime = unpack(limits)
+  local renew = left < lifetime
+  if renew or number - first >= messages or bytes > most_bytes then
+    first = tonumber(first)
+    while first < number do
       local oldest = redis.call('XRANGE', outbox, '-', '+', 'COUNT', 1)[1]
       if not oldest then break end
       local sent = tonumber(string.match(oldest[1], '%d+$'))
-      if offset - first < tonumber(limits[1]) and bytes <= tonumber(limits[2]) and now - sent < lifetime then break end
+      if number - first < messages and bytes <= most_bytes and now - sent < lifetime then break end
       redis.call('XDEL', outbox, oldest[1])
       first, bytes = first + 1, bytes - #oldest[2][2]
     end
     if renew then
-      kept = now + lifetime * 1.25
-      redis.call('PEXPIREAT', outbox, string.format('%d', kept))
+      kept = string.format('%d', now + lifetime * 1.25)
+      redis.call('PEXPIREAT', outbox, kept)
     end
   end
-  box = string.format('%d %d %d %d', offset, first, bytes, kept)
+  box = string.format('%s %s %d %s', offset, first, bytes, kept)
   redis.call('HSET', record, 'box', box)
-  local generation, pod = string.match(holder, '(%d+) (.*)')
-  copy(pods .. pod, name, generation, offset, tag, body)
-  return offset, box
+  local space = string.find(holder, ' ', 1, true)
+  copy(pods .. string.sub(holder, space + 1), name, string.sub(holder, 1, space - 1), offset, tag, body)
+  return number, box
 end

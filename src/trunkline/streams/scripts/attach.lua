@@ -1,4 +1,5 @@
 --@include renew
+--@include record
 --@include pending
 --@include page
 -- attach: move a stream of a session to this pod, from the message after the last one that the client has seen.

@@ -12,7 +12,7 @@ if ARGV[8] ~= '' and ARGV[1] == '0' and ARGV[#ARGV] == '0' then
   if not redis.call('SET', KEYS[2], ARGV[8], 'NX', 'PX', 60000) then return '0' end
 end
 local now = clock()
-local limits = {ARGV[4], ARGV[5], ARGV[6]}
+local limits = outbox_limits(ARGV[4], ARGV[5], ARGV[6])
 local resource = ARGV[9] ~= ''
 local found = redis.call(resource and 'SSCAN' or 'ZSCAN', KEYS[1], ARGV[1], 'COUNT', 64)
 

@@ -1,5 +1,6 @@
 --@include clock
 --@include append
+--@include record
 --@include route
 --@include finish
 --@include pace
@@ -7,7 +8,7 @@
 -- Guarantee: no answer to it is sent afterwards; what no worker has claimed yet never runs, and the worker that runs it is
 -- told. The stream of a POST ends with an
 -- error in the answer's place, since a client that resumes it must find its end; a session's own stream goes on without.
--- KEYS: 1 session, 2 deadlines, 3 calls, 4 audit
+-- KEYS: 1 session, 2 deadlines, 3 calls
 -- ARGV: 1 owner, 2 JSON-RPC id as JSON, 3 session id, 4 members' beginning ("<tenant>:<session>:"), 5 what the lane's keys
 --       begin with, 6 what the tenant's begin with, 7 the error as JSON, 8 channels' beginning, 9 outbox messages,
 --       10 outbox bytes, 11 outbox lifetime in ms, 12 control channel, 13 us between messages at the limit, 0 for none,
@@ -18,17 +19,19 @@ if redis.call('HGET', KEYS[1], 'principal') ~= ARGV[1] then return 0 end
 local early = pace(ARGV[6] .. 'usage', ARGV[13], ARGV[14])
 if early > 0 then return -early end
 local now, cancelled, members = clock(), {}, {}
+local limits = outbox_limits(ARGV[9], ARGV[10], ARGV[11])
 local fields = redis.call('HGETALL', KEYS[1])
 for i = 1, #fields, 2 do
   local call, record = string.match(fields[i], '^p:(.*)$'), fields[i + 1]
-  local id = call and string.match(record, '^.-\n.-\n(.-)\n')
-  if id == ARGV[2] then
-    local stream, name, box, holder = route(KEYS[1], ARGV[3], record)
+  local entry, posted, rest
+  if call then entry, posted, rest = split(record) end
+  if call and id_of(rest) == ARGV[2] then
+    local stream, name, box, holder = route(KEYS[1], ARGV[3], posted)
     if box then
-      local answer = '{"jsonrpc":"2.0","id":' .. id .. ',"error":' .. ARGV[7] .. '}'
-      append(stream, name, ARGV[8], box, holder, {ARGV[9], ARGV[10], ARGV[11]}, now, call, answer)
+      local answer = '{"jsonrpc":"2.0","id":' .. ARGV[2] .. ',"error":' .. ARGV[7] .. '}'
+      append(stream, name, ARGV[8], box, holder, limits, now, call, answer)
     end
-    local entry = finish(KEYS[1], KEYS[4], call, record, now, 'cancelled', '')
+    finish(KEYS[1], call, ARGV[4] .. call, rest, now, 'cancelled', '')
     withdraw(KEYS[3], ARGV[6], entry)
     call_off(ARGV[12], call, ARGV[3])
     table.insert(cancelled, call)
@@ -36,5 +39,6 @@ for i = 1, #fields, 2 do
   end
 end
 send_all()
+audit(ARGV[5])
 if #members > 0 then forget(KEYS[2], members, ARGV[5], ARGV[6]) end
 return cancelled

@@ -1,8 +1,9 @@
 --@include clock
+--@include record
 --@include finish
 -- close: end a session; its streams are told, its unanswered requests are forgotten, their workers are told.
 -- Repeated, it finds nothing left to do.
--- KEYS: 1 session, 2 outbox, 3 deadlines, 4 calls, 5 audit, 6 sessions of the tenant
+-- KEYS: 1 session, 2 outbox, 3 deadlines, 4 calls, 5 sessions of the tenant
 -- ARGV: 1 session id, 2 owner, 3 members' beginning ("<tenant>:<session>:"), 4 channels' beginning, 5 what the
 --       lane's keys begin with, 6 what the tenant's begin with, 7 control channel, 8 repeated
 -- Returns the ids of the calls that nobody will answer, or 0: no such session of this owner.
@@ -20,8 +21,8 @@ local fields = redis.call('HGETALL', KEYS[1])
 for i = 1, #fields, 2 do
   local call = string.match(fields[i], '^p:(.*)$')
   if call then
-    local stream = string.match(fields[i + 1], '^.-\n.-\n.-\n(.-)\n')
-    local entry = finish(KEYS[1], KEYS[5], call, fields[i + 1], now, 'abandoned', '')
+    local entry, stream, rest = split(fields[i + 1])
+    finish(KEYS[1], call, ARGV[3] .. call, rest, now, 'abandoned', '')
     withdraw(KEYS[4], ARGV[6], entry)
     call_off(ARGV[7], call, ARGV[1])
     table.insert(abandoned, call)
@@ -34,10 +35,11 @@ for i = 1, #fields, 2 do
     end
   end
 end
+audit(ARGV[5])
 -- When all are withdrawn: what is forgotten makes room for the tenant's surplus.
 if #members > 0 then forget(KEYS[3], members, ARGV[5], ARGV[6]) end
 tell(ARGV[1], state[2])
 redis.call('DEL', KEYS[1], KEYS[2], KEYS[1] .. ':subs')
-redis.call('ZREM', KEYS[6], ARGV[1])
+redis.call('ZREM', KEYS[5], ARGV[1])
 redis.call('SREM', ARGV[6] .. 'subscribers', ARGV[1])
 return abandoned

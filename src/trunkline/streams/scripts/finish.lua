@@ -1,16 +1,27 @@
--- finish: an accepted request is no longer pending; its audit event is on its way.
--- Guarantee: exactly one caller finds the record, whoever ends the call: answer, cancellation, sweep or close. The
--- first write is one that a full Redis refuses, so a refusal leaves the request pending.
--- record: field "p:<call>" of the session: lane entry (with an "s" in front while it waits in the tenant's surplus),
--- epoch ms of acceptance, JSON-RPC id, stream (see route), audit seed, a line each
+-- finish: an accepted request is no longer pending; its audit event is on its way when `audit` has been called, which a
+-- script does before it ends.
+-- Guarantee: exactly one caller finds the record, whoever ends the call: answer, cancellation, sweep or close.
+-- member: "<tenant>:<session>:<call>"; rest: what the record has after lane entry and stream, see record
 -- Field "o:<call>" tells which attempt was started, see start.
-local function finish(session, audit, call, record, now, outcome, worker)
-  local entry, accepted, id, seed = string.match(record, '^(.-)\n(.-)\n(.-)\n.-\n(.*)$')
-  if seed ~= '' then
-    redis.call('XADD', audit, '*', 'e', seed, 'o', outcome, 'ms', string.format('%d', now - accepted), 'w', worker)
+local events, ended = {}, nil
+local function finish(session, call, member, rest, now, outcome, worker)
+  if string.byte(rest, -1) ~= 10 then -- it has a seed
+    ended = ended or string.format('%d', now)
+    local n = #events
+    events[n + 1], events[n + 2], events[n + 3], events[n + 4], events[n + 5] = member, outcome, worker, ended, rest
   end
   redis.call('HDEL', session, 'p:' .. call, 'o:' .. call)
-  return entry, id
+end
+
+-- audit: the events of the calls that this script has finished.
+-- Entry: field e, at most 64 events, of each in lines: member, outcome, worker ('' for none), epoch ms at which it ended,
+-- epoch ms of acceptance, JSON-RPC id, seed. `unwritten` counts the events of all entries, see written.
+local function audit(lane)
+  for first = 1, #events, 320 do
+    local last = math.min(first + 319, #events)
+    redis.call('XADD', lane .. 'audit', '*', 'e', table.concat(events, '\n', first, last))
+  end
+  if #events > 0 then redis.call('INCRBY', lane .. 'unwritten', #events / 5) end
 end
 
 -- withdraw: the entry of a call that has ended leaves the lane, or the surplus in which it waits.
@@ -44,7 +55,8 @@ local function refill(lane, base, inflight)
     local record = redis.call('HGET', session, 'p:' .. call)
     if record then
       local moved = redis.call('XADD', lane .. 'calls', '*', unpack(entry[2]))
-      redis.call('HSET', session, 'p:' .. call, moved .. string.match(record, '\n.*'))
+      local _, stream, rest = split(record)
+      redis.call('HSET', session, 'p:' .. call, moved .. '\n' .. stream .. '\n' .. rest)
     end
     redis.call('XDEL', surplus, entry[1])
   end

@@ -1,3 +1,4 @@
+--@include record
 --@include again
 -- handback: a worker that stops gives calls back to their lane: those that it never began, and repeatable ones that it
 -- could not finish.
@@ -12,8 +13,8 @@ for a = 2, #ARGV - 1, 2 do
     local base = ARGV[1] .. 't:' .. tenant .. ':'
     local record = redis.call('HGET', base .. 's:' .. sid, 'p:' .. call) or nil
     local notification = string.match(fields.h, '%d+$') == '0'
-    if notification or record and string.sub(record, 1, #ARGV[a] + 1) == ARGV[a] .. '\n' then
-      again(KEYS[2], KEYS[1], base, ARGV[a], fields, sid, call, record, 
+    if notification or record and split(record) == ARGV[a] then
+      again(KEYS[2], KEYS[1], base, ARGV[a], fields, sid, call, record,
         math.max(tonumber(fields.n or '1'), ARGV[a + 1] == '1' and 2 or 1), fields.k or '')
       count = count + 1
     end

@@ -1,3 +1,4 @@
+--@include record
 --@include route
 -- hangup: ask the pod that holds a stream to end it; its client comes back for what is to come.
 -- KEYS: 1 session
@@ -6,7 +7,8 @@ local state = redis.call('HMGET', KEYS[1], 'box', 'holder', 'p:' .. ARGV[2])
 local name, holder = ARGV[1], state[2]
 if ARGV[2] ~= '' then
   if not state[3] then return 0 end
-  local _, stream, _, held = route(KEYS[1], ARGV[1], state[3], state[1], state[2])
+  local _, posted = split(state[3])
+  local _, stream, _, held = route(KEYS[1], ARGV[1], posted, state[1], state[2])
   name, holder = stream, held
 end
 if not holder then return 0 end

@@ -1,5 +1,6 @@
 --@include clock
 --@include append
+--@include record
 --@include route
 -- notify: a message to the client while a call is under way, such as progress, a log line or a request of the tool.
 -- Guarantee: it precedes the call's answer; once the call is answered, cancelled or given to another worker, nothing more
@@ -12,8 +13,10 @@
 --       response, '' for none, 14 ms for which it is remembered that it does, 15 repeated
 -- Returns the offset, or 0 when it is not wanted any more.
 local state = redis.call('HMGET', KEYS[1], 'p:' .. ARGV[2], 'box', 'holder')
-if not state[1] or string.sub(state[1], 1, #ARGV[12] + 1) ~= ARGV[12] .. '\n' then return 0 end
-local stream, name, box, holder = route(KEYS[1], ARGV[1], state[1], state[2], state[3])
+if not state[1] then return 0 end
+local entry, posted = split(state[1])
+if entry ~= ARGV[12] then return 0 end
+local stream, name, box, holder = route(KEYS[1], ARGV[1], posted, state[2], state[3])
 local tag = ARGV[2] .. '.' .. ARGV[3]
 if ARGV[15] == '1' then
   for _, entry in ipairs(redis.call('XREVRANGE', stream .. ':out', '+', '-')) do
@@ -28,6 +31,7 @@ if ARGV[13] ~= '' then
   redis.call('HSET', KEYS[3], ARGV[3], ARGV[13])
   redis.call('PEXPIRE', KEYS[3], ARGV[14])
 end
-local offset = append(stream, name, ARGV[8], box, holder, {ARGV[9], ARGV[10], ARGV[11]}, now, tag, ARGV[5])
+local limits = outbox_limits(ARGV[9], ARGV[10], ARGV[11])
+local offset = append(stream, name, ARGV[8], box, holder, limits, now, tag, ARGV[5])
 send_all()
 return offset

@@ -15,7 +15,10 @@ local function pending(session, deadlines, members, stream, now)
 
   if stream ~= '' and redis.call('HEXISTS', session .. '.' .. stream, 'batch') == 0 then
     local record = redis.call('HGET', session, 'p:' .. stream)
-    if record then add(stream, (string.match(record, '^.-\n.-\n(.-)\n'))) end
+    if record then
+      local _, _, rest = split(record)
+      add(stream, id_of(rest))
+    end
     return found
   end
   if redis.call('HLEN', session) <= 5 + redis.call('HEXISTS', session, 'context') then return found end
@@ -23,8 +26,8 @@ local function pending(session, deadlines, members, stream, now)
   for i = 1, #fields, 2 do
     local call = string.match(fields[i], '^p:(.*)$')
     if call then
-      local id, goes_to = string.match(fields[i + 1], '^.-\n.-\n(.-)\n(.-)\n')
-      if goes_to == stream then add(call, id) end
+      local _, goes_to, rest = split(fields[i + 1])
+      if goes_to == stream then add(call, id_of(rest)) end
     end
   end
   return found

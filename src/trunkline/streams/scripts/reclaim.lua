@@ -1,5 +1,6 @@
 --@include clock
 --@include append
+--@include record
 --@include route
 --@include finish
 --@include again
@@ -8,7 +9,7 @@
 -- lane; one that had started and may not be repeated is answered with "outcome unknown"; one that has cost as many
 -- workers as an attempt may is answered and set aside; one that is not pending any more is dropped. Should a worker
 -- live after all, its answers to these calls are refused.
--- KEYS: 1 deadlines, 2 calls, 3 audit, 4 parked
+-- KEYS: 1 deadlines, 2 calls, 3 parked
 -- ARGV: 1 what the lane's keys begin with, 2 channels' beginning, 3 outbox messages, 4 outbox bytes, 5 outbox lifetime in
 --       ms, 6 most entries, 7 most attempts, 8 error "outcome unknown" as JSON, 9 error "set aside" as JSON, 10 most calls
 --       remembered as set aside, 11 ms for which they are; for each dead worker: its name, the call that ran its last
@@ -16,21 +17,22 @@
 -- Returns how many entries were looked at and left their worker, then what became of each call: "again", "unknown" or
 -- "parked", and its id.
 local now, fates = clock(), {0}
-local limits = {ARGV[3], ARGV[4], ARGV[5]}
+local limits = outbox_limits(ARGV[3], ARGV[4], ARGV[5])
 
 local function drop(entry)
   redis.call('XACK', KEYS[2], 'workers', entry)
   redis.call('XDEL', KEYS[2], entry)
 end
 
-local function answer(base, tenant, sid, call, record, state, error, outcome, worker)
+local function answer(base, tenant, sid, call, state, error, outcome, worker)
   local session = base .. 's:' .. sid
-  local id = string.match(record, '^.-\n.-\n(.-)\n')
-  local message = '{"jsonrpc":"2.0","id":' .. id .. ',"error":' .. error .. '}'
-  local stream, name, box, holder = route(session, sid, record, state[3], state[4])
+  local member = tenant .. ':' .. sid .. ':' .. call
+  local _, posted, rest = split(state[1])
+  local message = '{"jsonrpc":"2.0","id":' .. id_of(rest) .. ',"error":' .. error .. '}'
+  local stream, name, box, holder = route(session, sid, posted, state[3], state[4])
   append(stream, name, ARGV[2], box, holder, limits, now, call, message)
-  finish(session, KEYS[3], call, record, now, outcome, worker)
-  forget(KEYS[1], {tenant .. ':' .. sid .. ':' .. call}, ARGV[1], base)
+  finish(session, call, member, rest, now, outcome, worker)
+  forget(KEYS[1], {member}, ARGV[1], base)
 end
 
 local function decide(worker, suspect, entry)
@@ -47,10 +49,10 @@ local function decide(worker, suspect, entry)
   end
   local state = redis.call('HMGET', base .. 's:' .. sid, 'p:' .. call, 'o:' .. call, 'box', 'holder')
   local record, started = state[1], state[2]
-  if not record or string.sub(record, 1, #entry + 1) ~= entry .. '\n' then return drop(entry) end
+  if not record or split(record) ~= entry then return drop(entry) end
   local fate = 'again'
   if started and string.sub(started, -1) == 'n' then
-    answer(base, tenant, sid, call, record, state, ARGV[8], 'unknown', worker)
+    answer(base, tenant, sid, call, state, ARGV[8], 'unknown', worker)
     drop(entry)
     fate = 'unknown'
   else
@@ -60,10 +62,10 @@ local function decide(worker, suspect, entry)
     local counts = attempt == 1 or started
     local most = tonumber(ARGV[7])
     if started and (attempt >= most and suspect == call or attempt >= 2 * most) then
-      redis.call('XADD', KEYS[4], 'MAXLEN', ARGV[10], '*', 'call', call, 'tenant', tenant, 'session', sid,
-        'workers', lost, 'e', string.match(record, '^.-\n.-\n.-\n.-\n(.*)$'))
-      redis.call('PEXPIRE', KEYS[4], ARGV[11])
-      answer(base, tenant, sid, call, record, state, ARGV[9], 'parked', worker)
+      redis.call('XADD', KEYS[3], 'MAXLEN', ARGV[10], '*', 'call', call, 'tenant', tenant, 'session', sid,
+        'workers', lost, 'e', string.match(record, '[^\n]*$'))
+      redis.call('PEXPIRE', KEYS[3], ARGV[11])
+      answer(base, tenant, sid, call, state, ARGV[9], 'parked', worker)
       drop(entry)
       fate = 'parked'
     else
@@ -83,4 +85,5 @@ for a = 12, #ARGV - 1, 2 do
   end
 end
 send_all()
+audit(ARGV[1])
 return fates

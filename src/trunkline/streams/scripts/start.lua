@@ -1,3 +1,4 @@
+--@include record
 -- start: a worker is about to begin attempts that leave a trace, in calls of one lane.
 -- Guarantee: recorded before the first side effect; of all who ask for one attempt of a call, one may begin it. A call
 -- that was answered, taken back or given to another worker is not begun.
@@ -12,7 +13,7 @@ local function start(tenant, sid, call, entry, mark)
   local session = ARGV[1] .. 't:' .. tenant .. ':s:' .. sid
   local state = redis.call('HMGET', session, 'p:' .. call, 'o:' .. call)
   if not state[1] then return 0 end
-  if string.sub(state[1], 1, #entry + 1) ~= entry .. '\n' then return -1 end
+  if split(state[1]) ~= entry then return -1 end
   if state[2] then return repeated and state[2] == mark and 1 or -1 end
   redis.call('HSET', session, 'o:' .. call, mark)
   return 1

@@ -1,27 +1,29 @@
 --@include clock
 --@include append
+--@include record
 --@include route
 --@include finish
 -- sweep: answer the calls whose deadline has passed, whatever became of their worker.
 -- Guarantee: every member of `deadlines` leaves it, with an error as the answer if the call was still pending; an entry
 -- of the lane that its worker has left unacknowledged beyond any deadline leaves the lane; and where there is room for a
 -- tenant's surplus, it has moved.
--- KEYS: 1 deadlines, 2 calls, 3 audit
+-- KEYS: 1 deadlines, 2 calls
 -- ARGV: 1 grace in ms, 2 most calls, 3 what the lane's keys begin with, 4 the error as JSON, 5 channels' beginning,
 --       6 outbox messages, 7 outbox bytes, 8 outbox lifetime in ms, 9 ms beyond any deadline, 10 repeated
 -- Returns the ids of the calls that were answered.
 local now, swept = clock(), {}
+local limits = outbox_limits(ARGV[6], ARGV[7], ARGV[8])
 for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[1], 'LIMIT', 0, ARGV[2])) do
   local tenant, sid, call = string.match(member, '^(.-):(.-):(.*)$')
   local base = ARGV[3] .. 't:' .. tenant .. ':'
   local session = base .. 's:' .. sid
   local state = redis.call('HMGET', session, 'p:' .. call, 'box', 'holder')
   if state[1] then
-    local id = string.match(state[1], '^.-\n.-\n(.-)\n')
-    local answer = '{"jsonrpc":"2.0","id":' .. id .. ',"error":' .. ARGV[4] .. '}'
-    local stream, name, box, holder = route(session, sid, state[1], state[2], state[3])
-    append(stream, name, ARGV[5], box, holder, {ARGV[6], ARGV[7], ARGV[8]}, now, call, answer)
-    local entry = finish(session, KEYS[3], call, state[1], now, 'timeout', '')
+    local entry, posted, rest = split(state[1])
+    local answer = '{"jsonrpc":"2.0","id":' .. id_of(rest) .. ',"error":' .. ARGV[4] .. '}'
+    local stream, name, box, holder = route(session, sid, posted, state[2], state[3])
+    append(stream, name, ARGV[5], box, holder, limits, now, call, answer)
+    finish(session, call, member, rest, now, 'timeout', '')
     withdraw(KEYS[2], base, entry)
     forget(KEYS[1], {member}, ARGV[3], base)
     table.insert(swept, call)
@@ -30,6 +32,7 @@ for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[
   end
 end
 send_all()
+audit(ARGV[3])
 -- Before the first worker there is no group, and nothing that it could have left.
 local left_behind = redis.pcall('XPENDING', KEYS[2], 'workers', 'IDLE', ARGV[9], '-', '+', ARGV[2])
 for _, left in ipairs(left_behind) do

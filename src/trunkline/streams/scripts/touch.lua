@@ -1,4 +1,5 @@
 --@include renew
+--@include record
 --@include pending
 -- touch: keep a session alive while a stream of it is open, and learn how far the stream's outbox has come and what is
 -- pending there.
