@@ -198,7 +198,7 @@ class StreamableTransport:
             exchange.wait_for(call, request_id)
 
         async def accept() -> None:
-            place = self._place(first, exchange.form)
+            place = self._place(first, exchange.form)._replace(several=len(requests) > 1)
             others = [part for part in parts if part not in requests]
             outcomes = await asyncio.gather(
                 *(

@@ -68,6 +68,8 @@ class Place(NamedTuple):
     """Who holds the POST."""
     transport: Transport
     opening: Opening | None = None
+    several: bool = False
+    """Whether other requests came by the same POST, whose answers share its stream."""
 
 
 class Message(NamedTuple):
@@ -290,7 +292,7 @@ def _encode_place(owner: Owner, message: Message) -> bytes:
     place = message.place
     if place is None:
         return _FORMAL if message.formal else b""
-    kind, stream = "post" if place.opening is None else "open", place.stream
+    kind, stream = "part" if place.several else "post" if place.opening is None else "open", place.stream
     caller, limit, context = place.opening or _NOTHING_NEW
     if owner.transport == "lone":
         kind, stream = "lone", ""

@@ -14,9 +14,9 @@ names themselves, from what the lane's keys begin with (docs/decisions/0009-batc
 | `{l<k>}:parked` | stream | calls set aside because each attempt cost a worker; the newest 1,000 | 30 days after the last |
 | `{l<k>}:surplus` | set | what the keys of the tenants that have a surplus begin with | members leave with the surplus |
 | `{l<k>}:t:<tenant>:surplus` | stream | accepted requests beyond `slots`, waiting for earlier ones of the tenant to end | SESSION_TTL after the last |
-| `{l<k>}:t:<tenant>:s:<sid>` | hash | the session: its transport and owner, what it negotiated, which pod holds its own stream, how far that one's outbox has come; field `p:<call>` for each request not answered yet, `o:<call>` for its attempt once that was started | SESSION_TTL after last use |
+| `{l<k>}:t:<tenant>:s:<sid>` | hash | the session: its transport and owner, what it negotiated, which pod holds its own stream, how far that one's outbox has come; field `p:<call>` for each request not answered yet, `o:<call>` for its attempt once that was started | SESSION_TTL after last use; that of a stateless request leaves with its answer |
 | `{l<k>}:t:<tenant>:s:<sid>:out` | stream | the outbox: `<offset>-<epoch ms>` of what was sent on the session's own stream | 1 to 1.25 OUTBOX_TTL after the last message |
-| `{l<k>}:t:<tenant>:s:<sid>.<call>` | hash | the stream of a POST: which pod holds it, how far its outbox has come | SESSION_TTL after last use; leaves when the answer was delivered whole |
+| `{l<k>}:t:<tenant>:s:<sid>.<call>` | hash | the stream of a POST once more than its answer was sent on it, or another pod has taken it over: which pod holds it, how far its outbox has come | SESSION_TTL after last use; leaves when the answer was delivered whole |
 | `{l<k>}:t:<tenant>:s:<sid>.<call>:out` | stream | its outbox | as that of the session |
 | `{l<k>}:t:<tenant>:s:<sid>:subs` | set | resources whose updates the session wants to hear of | with the session |
 | `{l<k>}:t:<tenant>:subscribers` | set | the tenant's sessions that have such | SESSION_TTL after the last use of one |

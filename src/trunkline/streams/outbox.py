@@ -31,6 +31,7 @@ class Outbox:
         settings = redis.settings
         self._publishing: Batch[_Publication] = Batch(self._publish)
         self._limits = (settings.outbox_max_messages, settings.outbox_max_bytes, settings.outbox_ttl * 1000)
+        self._record_ms = settings.session_ttl * 1000
         self._question_ms = int(settings.client_timeout * 1000) + 60_000
 
     async def publish(self, call: Call, message: bytes, outcome: str, context: bytes = b"") -> int:
@@ -102,7 +103,7 @@ class Outbox:
             (
                 call.session, call.id, f"{call.attempt}-{number}", f"{call.tenant}:{call.session}:{call.id}", message,
                 extend_ms, latest_ms, tenant.pods, *self._limits, call.entry, self._worker if asks else "",
-                self._question_ms,
+                self._question_ms, self._record_ms,
             ),
             patience=patience,
         )  # fmt: skip

@@ -3,90 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
 
 import orjson
 import pytest
 import uuid_utils
 from tests.integration.streams.conftest import PLENTY, Wire
+from tests.integration.streams.posts import Posts, listening
 
-from trunkline.envelope import Call, Delivery
 from trunkline.errors import SessionNotFound, TooManySessions
 from trunkline.settings import Settings
-from trunkline.streams.calls import CANCELLED, Message, Opening, Place
-from trunkline.streams.client import Redis, source
+from trunkline.streams.calls import CANCELLED, Message
+from trunkline.streams.client import source
 from trunkline.streams.lost import LostWorkers
 from trunkline.streams.outbox import Outbox
 from trunkline.streams.sessions import Owner, Sent, Sessions, is_stream_name, new_session_id, stream_name
-from trunkline.streams.subscriber import Subscriber
-
-
-class Channel:
-    """What is published to one pod, as it comes."""
-
-    def __init__(self) -> None:
-        self.heard: asyncio.Queue[Delivery] = asyncio.Queue()
-
-    def came(self, payload: bytes) -> None:
-        for delivery in Delivery.from_payload(payload):
-            self.heard.put_nowait(delivery)
-
-    async def next(self) -> Delivery:
-        async with asyncio.timeout(10):
-            return await self.heard.get()
-
-
-@contextlib.asynccontextmanager
-async def listening(redis: Redis, channel: str) -> AsyncIterator[Channel]:
-    found, ready = Channel(), asyncio.Event()
-
-    async def on_ready() -> None:
-        ready.set()
-
-    subscriber = Subscriber(redis, [channel], lambda _, payload: found.came(payload), on_ready)
-    task = asyncio.create_task(subscriber.run())
-    async with asyncio.timeout(10):
-        await ready.wait()
-    yield found
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
-
-
-class Posts:
-    """Accepts what a client of streamable HTTP posts."""
-
-    def __init__(self, wire: Wire) -> None:
-        self.wire = wire
-        self.owner = Owner(wire.owner.tenant, wire.owner.principal, "http")
-        self.pods = wire.redis.keys.tenant(self.owner.tenant).pods
-
-    async def open(self, limit: int = 10) -> tuple[str, str]:
-        """Open a session by a request; its id and the call's."""
-        session, call = new_session_id(), uuid_utils.uuid7().hex
-        place = Place(call, "pod-a", "http", Opening(b'{"of":"caller"}', limit))
-        await self.wire.calls.accept(self.owner, Message(call, session, b"0", b"{}", place=place), PLENTY)
-        return session, call
-
-    async def post(self, session: str, request_id: bytes = b"1", *, stream: str = "", pod: str = "pod-a") -> str:
-        call = uuid_utils.uuid7().hex
-        place = Place(stream or call, pod, "http")
-        await self.wire.calls.accept(self.owner, Message(call, session, request_id, b"{}", place=place), PLENTY)
-        return call
-
-    async def lone(self, context: bytes = b"") -> str:
-        call = uuid_utils.uuid7().hex
-        owner = Owner(self.owner.tenant, self.owner.principal, "lone")
-        place = Place(call, "pod-a", "modern", Opening(b"{}", 0, context))
-        await self.wire.calls.accept(owner, Message(call, call, b"1", b"{}", place=place), PLENTY)
-        return call
-
-    async def claimed(self, *calls: str) -> list[Call]:
-        found: dict[str, Call] = {}
-        async with asyncio.timeout(10):
-            while not found.keys() >= set(calls):
-                found |= {call.id: call for call in await self.wire.claim()}
-        return [found[call] for call in calls]
 
 
 @pytest.fixture
@@ -199,7 +129,7 @@ async def test_a_stream_of_another_session_or_owner_does_not_exist(posts: Posts)
 
 async def test_several_requests_of_one_post_share_a_stream(posts: Posts) -> None:
     session, _ = await posts.open()
-    first = await posts.post(session, b"1")
+    first = await posts.post(session, b"1", several=True)
     second = await posts.post(session, b"2", stream=first)
     for number, call in enumerate(await posts.claimed(first, second), 1):
         assert await posts.wire.outbox.publish(call, b"{}", "ok") == number
@@ -212,7 +142,7 @@ async def test_several_requests_of_one_post_share_a_stream(posts: Posts) -> None
 
 async def test_the_stream_of_several_requests_waits_for_all_of_them(posts: Posts) -> None:
     session, _ = await posts.open()
-    first = await posts.post(session, b"1")
+    first = await posts.post(session, b"1", several=True)
     second = await posts.post(session, b"2", stream=first)
     await posts.post(session, b"3")
     attached = await posts.wire.sessions.attach(posts.owner, stream_name(session, first), 0)
@@ -335,12 +265,14 @@ async def test_a_stateless_request_is_taken_back_without_a_word(posts: Posts) ->
 
 async def test_what_was_delivered_whole_is_forgotten(posts: Posts) -> None:
     session, _ = await posts.open()
-    call, lone = await posts.post(session), await posts.lone()
-    names = [stream_name(session, call), lone]
-    for claimed in await posts.claimed(call, lone):
+    call, told, lone = await posts.post(session), await posts.post(session), await posts.lone()
+    names = [stream_name(session, call), stream_name(session, told), lone]
+    for claimed in await posts.claimed(call, told, lone):
+        if claimed.id == told:
+            await posts.wire.outbox.notify(claimed, 1, b"{}")
         await posts.wire.outbox.publish(claimed, b"{}", "ok")
     keys = [key for name in names for key in posts.wire.redis.keys.stream(posts.owner.tenant, name)]
-    assert await posts.wire.redis.command("EXISTS", *keys) == 4
+    assert await posts.wire.redis.command("EXISTS", *keys) == 4, "three outboxes and a record"
 
     for name in names:
         posts.wire.calls.forget(posts.owner.tenant, name)
@@ -348,20 +280,6 @@ async def test_what_was_delivered_whole_is_forgotten(posts: Posts) -> None:
         while await posts.wire.redis.command("EXISTS", *keys):
             pass
     await posts.post(session)  # which goes on
-
-
-async def test_a_stateless_request_that_is_pending_is_not_forgotten(posts: Posts) -> None:
-    waiting, answered = await posts.lone(), await posts.lone()
-    for claimed in await posts.claimed(waiting, answered):
-        if claimed.id == answered:
-            await posts.wire.outbox.publish(claimed, b"{}", "ok")
-    for call in (waiting, answered):
-        posts.wire.calls.forget(posts.owner.tenant, call)
-    records = [posts.wire.redis.keys.stream(posts.owner.tenant, call)[0] for call in (waiting, answered)]
-    async with asyncio.timeout(10):
-        while await posts.wire.redis.command("EXISTS", records[1]):
-            pass
-    assert await posts.wire.redis.command("EXISTS", records[0])
 
 
 async def test_a_stream_is_hung_up_on_where_it_is_held(posts: Posts) -> None:

@@ -19,8 +19,8 @@
 --       flight, us between messages at the limit, us of burst, place; last: repeated
 -- place: '' for a message whose answer comes on the session's own stream; "formal" for one that goes no further if the
 --       session's context begins with {"formal":true, which is all that initialized clients say to most servers; else what is known of the POST, a line each: kind,
---       pod, stream, transport, most sessions, caller, context. Kinds: "post" in a session, "open" opens it, "lone" is the
---       only message of a session of its own, which no other names.
+--       pod, stream, transport, most sessions, caller, context. Kinds: "post" in a session, "part" of a POST with several
+--       requests in a session, "open" opens it, "lone" is the only message of a session of its own, which no other names.
 -- Returns for each message 0, or {reason, ms after which to try again}: gone, lane, audit, inflight, rate, late; if it opens
 -- a session also sessions, session rate.
 local time = redis.call('TIME')
@@ -52,14 +52,10 @@ local function known(session, record, call)
   return false
 end
 
--- The record of the stream that a POST's answers go to; whichever of several requests comes first makes it.
-local function hold(record, pod, named)
-  local holder = '1 ' .. pod
-  if named and not repeated then
-    redis.call('HSET', record, 'holder', holder, 'box', '0 1 0 0')
-  else
-    if redis.call('HSETNX', record, 'holder', holder) == 1 then redis.call('HSET', record, 'box', '0 1 0 0') end
-    if not named then redis.call('HSET', record, 'batch', '1') end
+-- The record of the stream that the answers of a POST with several requests go to; whichever comes first makes it.
+local function hold(record, pod)
+  if redis.call('HSETNX', record, 'holder', '1 ' .. pod) == 1 then
+    redis.call('HSET', record, 'box', '0 1 0 0', 'batch', '1')
   end
   redis.call('PEXPIRE', record, ARGV[2])
 end
@@ -74,7 +70,7 @@ local function accept(owner, call, id, body, seed, tenant, sid, most, interval, 
     kind, pod, stream, transport, sessions, caller, context =
       string.match(place, '^(.-)\n(.-)\n(.-)\n(.-)\n(.-)\n(.-)\n(.*)$')
   end
-  if kind == '' or kind == 'post' then
+  if kind == '' or kind == 'post' or kind == 'part' then
     local state = redis.call('HMGET', session, 'principal', 'context', 'fresh', 'caller', 'holder')
     if state[1] ~= owner then return {'gone', 0} end
     context, fresh, caller, holder = state[2] or '', state[3], state[4], state[5]
@@ -95,7 +91,7 @@ local function accept(owner, call, id, body, seed, tenant, sid, most, interval, 
       ARGV[7], ARGV[8], us)
     if refused then return refused[1] == 'rate' and {'session rate', refused[2]} or refused end
   end
-  if stream ~= '' and request then hold(record, pod, stream == call) end
+  if kind == 'part' and request then hold(record, pod) end
   usage.due, usage.changed = due, true
   if fresh and now - fresh > 0 then
     renew(session, base .. 'sessions', sid, ARGV[2], now)
@@ -123,11 +119,10 @@ local function accept(owner, call, id, body, seed, tenant, sid, most, interval, 
       pod = string.match(holder, ' (.*)')
       told[pod] = (told[pod] or '') .. '\n' .. sid .. '\n' .. call .. '\n' .. id
     end
-    local pending = entry .. '\n' .. stream .. '\n' .. accepted .. '\n' .. id .. '\n' .. seed -- see record
+    local awaited = kind == 'lone' and '-' or kind == '' and '' or kind == 'part' and stream or stream .. ' ' .. pod
+    local pending = entry .. '\n' .. awaited .. '\n' .. accepted .. '\n' .. id .. '\n' .. seed -- see record
     if kind == 'lone' then
-      redis.call('HSET', session, 'principal', owner, 'caller', '', 'fresh', '', 'holder', '1 ' .. pod, 'box', '0 1 0 0',
-        'p:' .. call, pending)
-      redis.call('PEXPIRE', session, ARGV[2])
+      redis.call('HSET', session, 'principal', owner, 'holder', '1 ' .. pod, 'p:' .. call, pending)
     else
       redis.call('HSET', session, 'p:' .. call, pending)
     end

@@ -6,6 +6,7 @@
 -- for what is sent while a call runs or belongs to none.
 -- box: field of the record: newest offset, oldest offset kept, bytes kept, epoch ms until which they are kept
 -- holder: field of the record: generation of the stream and the pod that holds it
+-- bare: whether this is the last message, whose stream needs no record
 -- limits: 1 messages, 2 bytes, 3 lifetime in ms, made once by outbox_limits
 -- Returns the offset and the new box; 0 where Redis has lost the record.
 local copies, most_copied = {}, 65536
@@ -38,7 +39,7 @@ local function outbox_limits(messages, bytes, lifetime)
   return {tonumber(messages), tonumber(bytes), tonumber(lifetime)}
 end
 
-local function append(record, name, pods, box, holder, limits, now, tag, body)
+local function append(record, name, pods, box, holder, limits, now, tag, body, bare)
   if not box then return 0 end
   local outbox = record .. ':out'
   local newest, first, bytes, kept = string.match(box, '^(%d+) (%d+) (%d+) (%d+)$')
@@ -51,7 +52,7 @@ local function append(record, name, pods, box, holder, limits, now, tag, body)
 
   -- The expiry is renewed when it has come near, not with every message; then what is too old leaves, too.
   local messages, most_bytes, lifetime = unpack(limits)
-  local renew = left < lifetime
+  local renew = bare or left < lifetime
   if renew or number - first >= messages or bytes > most_bytes then
     first = tonumber(first)
     while first < number do
@@ -68,7 +69,7 @@ local function append(record, name, pods, box, holder, limits, now, tag, body)
     end
   end
   box = string.format('%s %s %d %s', offset, first, bytes, kept)
-  redis.call('HSET', record, 'box', box)
+  if not bare then redis.call('HSET', record, 'box', box) end
   local space = string.find(holder, ' ', 1, true)
   copy(pods .. string.sub(holder, space + 1), name, string.sub(holder, 1, space - 1), offset, tag, body)
   return number, box

@@ -23,15 +23,15 @@ local limits = outbox_limits(ARGV[9], ARGV[10], ARGV[11])
 local fields = redis.call('HGETALL', KEYS[1])
 for i = 1, #fields, 2 do
   local call, record = string.match(fields[i], '^p:(.*)$'), fields[i + 1]
-  local entry, posted, rest
-  if call then entry, posted, rest = split(record) end
+  local entry, place, rest
+  if call then entry, place, rest = split(record) end
   if call and id_of(rest) == ARGV[2] then
-    local stream, name, box, holder = route(KEYS[1], ARGV[3], posted)
+    local stream, name, box, holder, bare = route(KEYS[1], ARGV[3], place)
     if box then
       local answer = '{"jsonrpc":"2.0","id":' .. ARGV[2] .. ',"error":' .. ARGV[7] .. '}'
-      append(stream, name, ARGV[8], box, holder, limits, now, call, answer)
+      append(stream, name, ARGV[8], box, holder, limits, now, call, answer, bare)
     end
-    finish(KEYS[1], call, ARGV[4] .. call, rest, now, 'cancelled', '')
+    finish(KEYS[1], call, place, ARGV[4] .. call, rest, now, 'cancelled', '')
     withdraw(KEYS[3], ARGV[6], entry)
     call_off(ARGV[12], call, ARGV[3])
     table.insert(cancelled, call)

@@ -1,5 +1,6 @@
 --@include clock
 --@include record
+--@include route
 --@include finish
 -- close: end a session; its streams are told, its unanswered requests are forgotten, their workers are told.
 -- Repeated, it finds nothing left to do.
@@ -21,16 +22,15 @@ local fields = redis.call('HGETALL', KEYS[1])
 for i = 1, #fields, 2 do
   local call = string.match(fields[i], '^p:(.*)$')
   if call then
-    local entry, stream, rest = split(fields[i + 1])
-    finish(KEYS[1], call, ARGV[3] .. call, rest, now, 'abandoned', '')
+    local entry, place, rest = split(fields[i + 1])
+    finish(KEYS[1], call, place, ARGV[3] .. call, rest, now, 'abandoned', '')
     withdraw(KEYS[4], ARGV[6], entry)
     call_off(ARGV[7], call, ARGV[1])
     table.insert(abandoned, call)
     table.insert(members, ARGV[3] .. call)
-    if stream ~= '' then
-      local record = KEYS[1] .. '.' .. stream
-      local holder = redis.call('HGET', record, 'holder')
-      if holder then tell(ARGV[1] .. '.' .. stream, holder) end
+    if place ~= '' then
+      local record, name, _, holder = route(KEYS[1], ARGV[1], place)
+      if holder then tell(name, holder) end
       redis.call('DEL', record, record .. ':out')
     end
   end

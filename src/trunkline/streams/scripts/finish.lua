@@ -1,16 +1,21 @@
 -- finish: an accepted request is no longer pending; its audit event is on its way when `audit` has been called, which a
 -- script does before it ends.
 -- Guarantee: exactly one caller finds the record, whoever ends the call: answer, cancellation, sweep or close.
--- member: "<tenant>:<session>:<call>"; rest: what the record has after lane entry and stream, see record
+-- The record of a stateless request leaves with it.
+-- place: see route; member: "<tenant>:<session>:<call>"; rest: what the record has after lane entry and stream, see record
 -- Field "o:<call>" tells which attempt was started, see start.
 local events, ended = {}, nil
-local function finish(session, call, member, rest, now, outcome, worker)
+local function finish(session, call, place, member, rest, now, outcome, worker)
   if string.byte(rest, -1) ~= 10 then -- it has a seed
     ended = ended or string.format('%d', now)
     local n = #events
     events[n + 1], events[n + 2], events[n + 3], events[n + 4], events[n + 5] = member, outcome, worker, ended, rest
   end
-  redis.call('HDEL', session, 'p:' .. call, 'o:' .. call)
+  if place == '-' then
+    redis.call('DEL', session)
+  else
+    redis.call('HDEL', session, 'p:' .. call, 'o:' .. call)
+  end
 end
 
 -- audit: the events of the calls that this script has finished.
@@ -55,8 +60,7 @@ local function refill(lane, base, inflight)
     local record = redis.call('HGET', session, 'p:' .. call)
     if record then
       local moved = redis.call('XADD', lane .. 'calls', '*', unpack(entry[2]))
-      local _, stream, rest = split(record)
-      redis.call('HSET', session, 'p:' .. call, moved .. '\n' .. stream .. '\n' .. rest)
+      redis.call('HSET', session, 'p:' .. call, moved .. string.match(record, '\n.*'))
     end
     redis.call('XDEL', surplus, entry[1])
   end

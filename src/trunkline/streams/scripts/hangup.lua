@@ -7,8 +7,8 @@ local state = redis.call('HMGET', KEYS[1], 'box', 'holder', 'p:' .. ARGV[2])
 local name, holder = ARGV[1], state[2]
 if ARGV[2] ~= '' then
   if not state[3] then return 0 end
-  local _, posted = split(state[3])
-  local _, stream, _, held = route(KEYS[1], ARGV[1], posted, state[1], state[2])
+  local _, place = split(state[3])
+  local _, stream, _, held = route(KEYS[1], ARGV[1], place, state[1], state[2])
   name, holder = stream, held
 end
 if not holder then return 0 end

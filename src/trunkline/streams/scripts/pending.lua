@@ -26,8 +26,8 @@ local function pending(session, deadlines, members, stream, now)
   for i = 1, #fields, 2 do
     local call = string.match(fields[i], '^p:(.*)$')
     if call then
-      local _, goes_to, rest = split(fields[i + 1])
-      if goes_to == stream then add(call, id_of(rest)) end
+      local _, place, rest = split(fields[i + 1])
+      if place == stream then add(call, id_of(rest)) end
     end
   end
   return found

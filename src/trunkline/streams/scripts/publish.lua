@@ -24,13 +24,13 @@ local function publish(tenant, sid, call, entry, message, context, outcome)
   local session = base .. 's:' .. sid
   local state = redis.call('HMGET', session, 'p:' .. call, 'box', 'holder')
   if not state[1] then return 0 end
-  local attempt, posted, rest = split(state[1])
+  local attempt, place, rest = split(state[1])
   if attempt ~= entry then return 0 end
-  local stream, name, box, holder = route(session, sid, posted, state[2], state[3])
-  local offset = append(stream, name, ARGV[2], box, holder, limits, now, call, message)
-  local member = tenant .. ':' .. sid .. ':' .. call
-  finish(session, call, member, rest, now, outcome, ARGV[1])
+  local stream, name, box, holder, bare = route(session, sid, place, state[2], state[3])
+  local offset = append(stream, name, ARGV[2], box, holder, limits, now, call, message, bare)
   if context ~= '' then redis.call('HSET', session, 'context', context) end
+  local member = tenant .. ':' .. sid .. ':' .. call
+  finish(session, call, place, member, rest, now, outcome, ARGV[1])
   finished[base] = finished[base] or {}
   table.insert(finished[base], member)
   return offset

@@ -27,11 +27,11 @@ end
 local function answer(base, tenant, sid, call, state, error, outcome, worker)
   local session = base .. 's:' .. sid
   local member = tenant .. ':' .. sid .. ':' .. call
-  local _, posted, rest = split(state[1])
+  local _, place, rest = split(state[1])
   local message = '{"jsonrpc":"2.0","id":' .. id_of(rest) .. ',"error":' .. error .. '}'
-  local stream, name, box, holder = route(session, sid, posted, state[3], state[4])
-  append(stream, name, ARGV[2], box, holder, limits, now, call, message)
-  finish(session, call, member, rest, now, outcome, worker)
+  local stream, name, box, holder, bare = route(session, sid, place, state[3], state[4])
+  append(stream, name, ARGV[2], box, holder, limits, now, call, message, bare)
+  finish(session, call, place, member, rest, now, outcome, worker)
   forget(KEYS[1], {member}, ARGV[1], base)
 end
 

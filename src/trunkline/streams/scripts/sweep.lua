@@ -19,11 +19,11 @@ for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[
   local session = base .. 's:' .. sid
   local state = redis.call('HMGET', session, 'p:' .. call, 'box', 'holder')
   if state[1] then
-    local entry, posted, rest = split(state[1])
+    local entry, place, rest = split(state[1])
     local answer = '{"jsonrpc":"2.0","id":' .. id_of(rest) .. ',"error":' .. ARGV[4] .. '}'
-    local stream, name, box, holder = route(session, sid, posted, state[2], state[3])
-    append(stream, name, ARGV[5], box, holder, limits, now, call, answer)
-    finish(session, call, member, rest, now, 'timeout', '')
+    local stream, name, box, holder, bare = route(session, sid, place, state[2], state[3])
+    append(stream, name, ARGV[5], box, holder, limits, now, call, answer, bare)
+    finish(session, call, place, member, rest, now, 'timeout', '')
     withdraw(KEYS[2], base, entry)
     forget(KEYS[1], {member}, ARGV[3], base)
     table.insert(swept, call)
