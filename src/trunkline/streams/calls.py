@@ -106,8 +106,7 @@ class Bounds:
         return cls(in_flight, interval, interval * burst)
 
 
-_FORMAL = b"formal"
-_NOTHING_NEW = Opening(b"", 0)
+_Party = tuple[str, str, int, float, float, str, str, str, int, bytes]
 _Acceptance = tuple[Owner, Message, Bounds]
 
 
@@ -148,13 +147,19 @@ class Calls:
         keys = self._redis.keys
         names = [keys.deadlines(lane), keys.calls(lane)]
         until = int(self._redis.clock.now_ms() + PATIENCE * 1000)
-        args: list[Argument] = [*self._fixed, keys.lane(lane), until, *self._session_rate]
+        parties: dict[_Party, int] = {}
+        messages: list[Argument] = []
         for owner, message, bounds in acceptances:
-            args += (
-                owner.mark, message.call, message.request_id, message.body, message.seed,
-                owner.tenant, message.session, bounds.in_flight, bounds.interval_us, bounds.burst_us,
-                _encode_place(owner, message),
+            number = parties.setdefault(_party(owner, message, bounds), len(parties) + 1)
+            place = message.place
+            messages += (
+                number, message.call, message.request_id, message.body, message.seed, message.session,
+                place.stream if place else b"", place.opening.context if place and place.opening else b"",
             )  # fmt: skip
+        args: list[Argument] = [*self._fixed, keys.lane(lane), until, *self._session_rate, len(parties)]
+        for party in parties:
+            args += party
+        args += messages
         answers: Sequence[Any] = await self._redis.script("accept", names, args)
         return answers
 
@@ -287,21 +292,22 @@ def _pace(bounds: Bounds | None) -> tuple[float, float]:
     return (0, 0) if bounds is None else (bounds.interval_us, bounds.burst_us)
 
 
-def _encode_place(owner: Owner, message: Message) -> bytes:
-    """As `accept.lua` reads it: kind, pod, stream, transport, most sessions, caller, context, a line each."""
+def _party(owner: Owner, message: Message, bounds: Bounds) -> _Party:
+    """What messages of a batch have in common, so that it is sent and read once; see `accept.lua`."""
     place = message.place
+    caller, limit, pod, transport = b"", 0, "", ""
     if place is None:
-        return _FORMAL if message.formal else b""
-    kind, stream = "part" if place.several else "post" if place.opening is None else "open", place.stream
-    caller, limit, context = place.opening or _NOTHING_NEW
-    if owner.transport == "lone":
-        kind, stream = "lone", ""
-    return b"%b\n%d\n%b\n%b" % (
-        "\n".join((kind, place.pod, stream, place.transport)).encode(),
-        limit,
-        caller,
-        context,
-    )
+        kind = "formal" if message.formal else ""
+    else:
+        pod, transport = place.pod, place.transport
+        kind = "part" if place.several else "post"
+        if place.opening is not None:
+            kind = "lone" if owner.transport == "lone" else "open"
+            caller, limit = place.opening.caller, place.opening.limit
+    return (
+        owner.mark, owner.tenant, bounds.in_flight, bounds.interval_us, bounds.burst_us,
+        kind, pod, transport, limit, caller,
+    )  # fmt: skip
 
 
 def _refusal(reason: bytes, retry_ms: int) -> TrunklineError:

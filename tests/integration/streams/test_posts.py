@@ -301,10 +301,10 @@ async def test_a_repeated_request_is_accepted_once(posts: Posts) -> None:
     session, call = new_session_id(), uuid_utils.uuid7().hex
     fixed = posts.wire.calls._fixed
     until = int(posts.wire.redis.clock.now_ms() + 60_000)
-    place = f"open\npod-a\n{call}\nhttp\n10\n{{}}\n"
     args = [
         *fixed, tenant.lane, until, *posts.wire.calls._session_rate,
-        posts.owner.mark, call, "1", "{}", "", posts.owner.tenant, session, 10, 1, 1000, place,
+        1, posts.owner.mark, posts.owner.tenant, 10, 1, 1000, "open", "pod-a", "http", 10, "{}",
+        1, call, "1", "{}", "", session, call, "",
     ]  # fmt: skip
     names = [tenant.deadlines, tenant.calls]
     connection = await posts.wire.redis.dial("test")

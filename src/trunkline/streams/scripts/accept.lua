@@ -14,13 +14,16 @@
 -- KEYS: 1 deadlines, 2 calls. The names of a tenant's keys are built here from what the lane's begin with:
 -- all are on the lane's shard, and sending them would double what a message costs.
 -- ARGV: 1 time for a call in ms, 2 session lifetime in ms, 3 longest lane, 4 longest audit backlog, 5 what the lane's
---       keys begin with, 6 epoch ms until which the pod waits, 7 us between sessions at the limit, 8 us of burst; for each
---       message: owner, call, JSON-RPC id as JSON ('' for a notification), body, audit seed, tenant, session id, most in
---       flight, us between messages at the limit, us of burst, place; last: repeated
--- place: '' for a message whose answer comes on the session's own stream; "formal" for one that goes no further if the
---       session's context begins with {"formal":true, which is all that initialized clients say to most servers; else what is known of the POST, a line each: kind,
---       pod, stream, transport, most sessions, caller, context. Kinds: "post" in a session, "part" of a POST with several
---       requests in a session, "open" opens it, "lone" is the only message of a session of its own, which no other names.
+--       keys begin with, 6 epoch ms until which the pod waits, 7 us between sessions at the limit, 8 us of burst,
+--       9 number of parties; for each party, which is what messages have in common: owner, tenant, most in flight, us
+--       between messages at the limit, us of burst, kind, pod, transport, most sessions, caller; for each message: number of
+--       its party, call, JSON-RPC id as JSON ('' for a notification), body, audit seed, session id, stream, context;
+--       last: repeated
+-- kind: '' for messages whose answer comes on the session's own stream, "formal" for those of them that go no further if
+--       the session's context begins with {"formal":true, which is all that initialized clients say to most servers; by a
+--       POST that this pod holds: "post" in a session, "part" of several requests of a POST in a session, "open" opens it,
+--       "lone" is the only message of a session of its own, which no other names.
+-- stream: the call that names the POST's; caller: where the message opens a session; context: of a lone one.
 -- Returns for each message 0, or {reason, ms after which to try again}: gone, lane, audit, inflight, rate, late; if it opens
 -- a session also sessions, session rate.
 local time = redis.call('TIME')
@@ -33,14 +36,19 @@ local repeated = ARGV[#ARGV] == '1'
 local slots = tonumber(redis.call('GET', ARGV[5] .. 'slots') or math.huge)
 local usages, due_at, answers, told = {}, {}, {}, {}
 
-local function usage_of(key)
-  local usage = usages[key]
+local function party_of(at)
+  local owner, tenant, most, interval, burst, kind, pod, transport, sessions, caller = unpack(ARGV, at, at + 9)
+  local base = ARGV[5] .. 't:' .. tenant .. ':'
+  local usage = usages[base]
   if not usage then
-    local stored = redis.call('HMGET', key, 'inflight', 'due')
+    local stored = redis.call('HMGET', base .. 'usage', 'inflight', 'due')
     usage = {inflight = tonumber(stored[1] or 0), due = tonumber(stored[2] or 0)}
-    usages[key] = usage
+    usages[base] = usage
   end
-  return usage
+  return {
+    owner = owner, tenant = tenant, most = tonumber(most), interval = tonumber(interval), burst = tonumber(burst),
+    kind = kind, pod = pod, transport = transport, sessions = sessions, caller = caller, base = base, usage = usage,
+  }
 end
 
 -- Whether a repeated request was accepted the first time.
@@ -60,52 +68,45 @@ local function hold(record, pod)
   redis.call('PEXPIRE', record, ARGV[2])
 end
 
-local function accept(owner, call, id, body, seed, tenant, sid, most, interval, burst, place)
-  local base = ARGV[5] .. 't:' .. tenant .. ':'
+local function accept(party, call, id, body, seed, sid, stream, context)
+  local kind, base, usage, caller = party.kind, party.base, party.usage, party.caller
   local session = base .. 's:' .. sid
-  local request, fresh, caller, context, holder = id ~= '', nil, nil, nil, nil
-  local kind, pod, stream, transport, sessions = '', nil, '', nil, nil
-  local formal = place == 'formal'
-  if place ~= '' and not formal then
-    kind, pod, stream, transport, sessions, caller, context =
-      string.match(place, '^(.-)\n(.-)\n(.-)\n(.-)\n(.-)\n(.-)\n(.*)$')
-  end
-  if kind == '' or kind == 'post' or kind == 'part' then
+  local request, own, fresh, holder = id ~= '', kind == '' or kind == 'formal', nil, nil
+  if own or kind == 'post' or kind == 'part' then
     local state = redis.call('HMGET', session, 'principal', 'context', 'fresh', 'caller', 'holder')
-    if state[1] ~= owner then return {'gone', 0} end
+    if state[1] ~= party.owner then return {'gone', 0} end
     context, fresh, caller, holder = state[2] or '', state[3], state[4], state[5]
   end
-  local record = stream == '' and session or session .. '.' .. stream
+  local record = (own or kind == 'lone') and session or session .. '.' .. stream
   if repeated and request and known(session, record, call) then return 0 end
   if room <= 0 then return {'lane', 1000} end
   if unwritten >= most_unwritten then return {'audit', 5000} end
-  local usage = usage_of(base .. 'usage')
-  if request and usage.inflight - most >= 0 then return {'inflight', 1000} end
+  if request and usage.inflight >= party.most then return {'inflight', 1000} end
 
   -- The generic cell rate algorithm: `due` is the theoretical arrival time of the next message, in epoch us.
-  local due = math.max(usage.due, us) + interval
-  local early = due - us - burst
+  local due = math.max(usage.due, us) + party.interval
+  local early = due - us - party.burst
   if early > 0 then return {'rate', math.ceil(early / 1000)} end
   if kind == 'open' then
-    local refused = begin(session, base .. 'sessions', base .. 'usage', sid, owner, '0 -', caller, ARGV[2], sessions,
+    local refused = begin(session, base .. 'sessions', base .. 'usage', sid, party.owner, '0 -', caller, ARGV[2], party.sessions,
       ARGV[7], ARGV[8], us)
     if refused then return refused[1] == 'rate' and {'session rate', refused[2]} or refused end
   end
-  if kind == 'part' and request then hold(record, pod) end
+  if kind == 'part' and request then hold(record, party.pod) end
   usage.due, usage.changed = due, true
   if fresh and now - fresh > 0 then
     renew(session, base .. 'sessions', sid, ARGV[2], now)
   end
-  if formal and string.sub(context, 1, 14) == '{"formal":true' then return 0 end
+  if kind == 'formal' and string.sub(context, 1, 14) == '{"formal":true' then return 0 end
 
-  local head = '1\n' .. call .. '\n' .. tenant .. '\n' .. sid .. '\n' .. accepted .. '\n' .. (request and deadline or '0')
+  local head = '1\n' .. call .. '\n' .. party.tenant .. '\n' .. sid .. '\n' .. accepted .. '\n' .. (request and deadline or '0')
   local waits = request and usage.inflight >= slots
   local lane = waits and base .. 'surplus' or KEYS[2]
   local entry
-  if kind == '' then
+  if own then
     entry = redis.call('XADD', lane, '*', 'h', head, 'b', body, 'a', caller, 'x', context)
   else
-    entry = redis.call('XADD', lane, '*', 'h', head, 'b', body, 'a', caller, 'x', context, 't', transport)
+    entry = redis.call('XADD', lane, '*', 'h', head, 'b', body, 'a', caller, 'x', context, 't', party.transport)
   end
   if not waits then room = room - 1 end
   if request then
@@ -115,33 +116,36 @@ local function accept(owner, call, id, body, seed, tenant, sid, most, interval, 
       redis.call('PEXPIRE', lane, ARGV[2])
       redis.call('SADD', ARGV[5] .. 'surplus', base)
     end
-    if kind == '' then
-      pod = string.match(holder, ' (.*)')
+    local place = kind == 'lone' and '-' or kind == 'part' and stream or stream .. ' ' .. party.pod
+    if own then
+      place = ''
+      local pod = string.match(holder, ' (.*)')
       told[pod] = (told[pod] or '') .. '\n' .. sid .. '\n' .. call .. '\n' .. id
     end
-    local awaited = kind == 'lone' and '-' or kind == '' and '' or kind == 'part' and stream or stream .. ' ' .. pod
-    local pending = entry .. '\n' .. awaited .. '\n' .. accepted .. '\n' .. id .. '\n' .. seed -- see record
+    local pending = entry .. '\n' .. place .. '\n' .. accepted .. '\n' .. id .. '\n' .. seed -- see record
     if kind == 'lone' then
-      redis.call('HSET', session, 'principal', owner, 'holder', '1 ' .. pod, 'p:' .. call, pending)
+      redis.call('HSET', session, 'principal', party.owner, 'holder', '1 ' .. party.pod, 'p:' .. call, pending)
     else
       redis.call('HSET', session, 'p:' .. call, pending)
     end
-    table.insert(due_at, deadline)
-    table.insert(due_at, tenant .. ':' .. sid .. ':' .. call)
+    due_at[#due_at + 1] = deadline
+    due_at[#due_at + 1] = party.tenant .. ':' .. sid .. ':' .. call
   end
   return 0
 end
 
 local late = now > tonumber(ARGV[6])
-for a = 9, #ARGV - 1, 11 do
-  table.insert(answers, late and {'late', 1000} or accept(unpack(ARGV, a, a + 10)))
+local parties = {}
+for number = 1, ARGV[9] do parties[string.format('%d', number)] = party_of(number * 10) end
+for a = 10 + ARGV[9] * 10, #ARGV - 1, 8 do
+  answers[#answers + 1] = late and {'late', 1000} or accept(parties[ARGV[a]], unpack(ARGV, a + 1, a + 7))
 end
 if #due_at > 0 then redis.call('ZADD', KEYS[1], unpack(due_at)) end
 for pod, accepted_calls in pairs(told) do redis.call('PUBLISH', ARGV[5] .. 'pod:' .. pod, accepted_calls) end
-for key, usage in pairs(usages) do
+for base, usage in pairs(usages) do
   if usage.changed then
-    redis.call('HSET', key, 'due', string.format('%d', usage.due), 'inflight', usage.inflight)
-    redis.call('PEXPIRE', key, ARGV[2])
+    redis.call('HSET', base .. 'usage', 'due', string.format('%d', usage.due), 'inflight', usage.inflight)
+    redis.call('PEXPIRE', base .. 'usage', ARGV[2])
   end
 end
 return answers
