@@ -1,22 +1,24 @@
-"""The API pod's ASGI application: which address is answered by what, and where errors become answers."""
+"""The API pod's application: which address is answered by what, and where errors become answers."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Awaitable, Callable
-from functools import lru_cache
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import structlog
 
-from trunkline.api.connection import Scope
+from trunkline.api.heads import Head, Headers, KnownHeads, Route
 from trunkline.api.health import Health
-from trunkline.api.http import ClientGone, Headers, Receive, Request, Send
+from trunkline.api.http import ClientGone, Request
 from trunkline.api.inbound import is_stateless
 from trunkline.api.sse import SseTransport
 from trunkline.api.stateless import StatelessTransport
 from trunkline.api.streamable import StreamableTransport
 from trunkline.errors import (
+    InvalidMessage,
     MethodNotAllowed,
     MisdirectedRequest,
     NotFound,
@@ -25,6 +27,11 @@ from trunkline.errors import (
 )
 from trunkline.metrics import Metrics
 from trunkline.settings import Settings
+
+if TYPE_CHECKING:
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+    from trunkline.api.connection import Protocol
 
 log = structlog.get_logger(__name__)
 
@@ -56,15 +63,18 @@ class App:
         self._hosts = _LOOPBACK | {settings.public_host, *settings.allowed_hosts}
         self._all_origins = "*" in settings.allowed_origins
         self._origins = {settings.public_origin, *settings.allowed_origins}
+        self.heads = KnownHeads()
         self._tenant_routes: dict[str, dict[str, Handler]] = {
-            "mcp": {
-                "GET": _by_era(streamable.get, stateless.refuse),
-                "POST": _by_era(streamable.post, stateless.post),
-                "DELETE": _by_era(streamable.delete, stateless.refuse),
-            },
+            "mcp": {"GET": streamable.get, "POST": streamable.post, "DELETE": streamable.delete},
             "sse": {"GET": sse.connect},
             "messages": {"POST": sse.post},
             "tickets": {"POST": sse.issue_ticket},
+        }
+        # Both eras of streamable HTTP have one address; the protocol version of a request tells which it is of.
+        self._stateless: dict[Handler, Handler] = {
+            streamable.get: stateless.refuse,
+            streamable.post: stateless.post,
+            streamable.delete: stateless.refuse,
         }
         self._routes: dict[str, dict[str, Handler]] = {
             "/health": {"GET": health.health, "HEAD": health.health},
@@ -74,69 +84,72 @@ class App:
             "/.well-known/jwks.json": {"GET": health.jwks},
         }
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request (ASGI 3, HTTP)."""
-        if scope["type"] != "http":
-            return
-        request = Request(scope, receive, send)
+    async def __call__(self, head: Head, protocol: Protocol, cycle: RequestResponseCycle) -> None:
+        """Answer one request."""
+        request = Request(head, protocol, cycle)
         try:
-            request.refuse_duplicates()
-            self._check_host(request)
-            self._check_origin(request)
-            await self._route(request)
+            route = head.route
+            if route is None:
+                route = head.route = self._route(request)
+            handler, request.tenant, request.cors = route
+            await handler(request)
         except ClientGone:
             return
         except TrunklineError as error:
             self._metrics.refuse(error.reason)
             await request.refuse(error)
         except Exception:  # the edge of a request: anything else is our fault, and is said without its details
-            log.exception("request failed", path=request.path)
+            log.exception("request failed", path=head.path.decode("latin-1"))
             with contextlib.suppress(RuntimeError):  # the answer had begun
                 await request.refuse(TrunklineError("Something went wrong here; it was logged."))
 
-    async def _route(self, request: Request) -> None:
-        methods = self._methods(request)
-        if handler := methods.get(request.method):
-            await handler(request)
-        elif request.method == "OPTIONS":
-            await self._preflight(request, ", ".join([*methods, "OPTIONS"]))
-        else:
-            raise MethodNotAllowed(", ".join([*methods, "OPTIONS"]))
-
-    def _methods(self, request: Request) -> dict[str, Handler]:
-        """What answers at the request's address, by method."""
-        name, request.tenant = _address(request.scope["raw_path"].decode("latin-1"))
-        methods = self._tenant_routes.get(name) if request.tenant else self._routes.get(name)
+    def _route(self, request: Request) -> Route:
+        """Where a request goes, by its head alone: whoever sends the same head again is not looked at again."""
+        head = request.head
+        _refuse_duplicates(head)
+        self._check_host(head)
+        request.cors = self._check_origin(head)
+        # The path as it was sent: no route has anything to escape, and a proxy's rules see the same.
+        name, tenant = _address(head.path.decode("latin-1"))
+        methods = self._tenant_routes.get(name) if tenant else self._routes.get(name)
         if methods is None:
             raise NotFound
-        return methods
+        handler = methods.get(head.method)
+        if handler is None:
+            allow = ", ".join([*methods, "OPTIONS"])
+            if head.method != "OPTIONS":
+                raise MethodNotAllowed(allow)
+            handler = partial(self._preflight, allow)
+        if handler in self._stateless and is_stateless(head):
+            handler = self._stateless[handler]
+        return Route(handler, tenant, request.cors)
 
-    def _check_host(self, request: Request) -> None:
+    def _check_host(self, head: Head) -> None:
         """Answer for our own names alone: a page on another name must not reach us by DNS rebinding."""
         if self._all_hosts:
             return
-        host = _host_name(request.header(b"host"))
+        host = _host_name(head.header(b"host"))
         if host not in self._hosts and not host.endswith(f".{self._settings.public_host}"):
             raise MisdirectedRequest
 
-    def _check_origin(self, request: Request) -> None:
+    def _check_origin(self, head: Head) -> Headers:
         """Let pages of allowed origins in, with what CORS wants said in the answer; others get 403."""
-        origin = request.header(b"origin")
+        origin = head.header(b"origin")
         if not origin:
-            return
+            return ()
         if not self._all_origins and origin not in self._origins and _origin_name(origin) not in _LOOPBACK:
             raise OriginNotAllowed
-        request.cors = [
+        return (
             (b"access-control-allow-origin", origin.encode("latin-1")),
             (b"access-control-expose-headers", _EXPOSED_HEADERS),
             (b"vary", b"origin"),
-        ]
+        )
 
-    async def _preflight(self, request: Request, allow: str) -> None:
+    async def _preflight(self, allow: str, request: Request) -> None:
         """OPTIONS, without a key: what a browser may send (Fetch standard, CORS-preflight request)."""
         wanted = request.header(b"access-control-request-headers").lower()
         extra = [name.strip() for name in wanted.split(",") if name.strip().startswith("mcp-param-")]
-        headers: Headers = [
+        headers = [
             (b"allow", allow.encode()),
             (b"access-control-allow-methods", b"GET, POST, DELETE"),
             (b"access-control-allow-headers", ", ".join([_ALLOWED_HEADERS, *extra]).encode()),
@@ -145,21 +158,20 @@ class App:
         await request.answer(204, b"", *headers)
 
 
-def _by_era(with_session: Handler, without: Handler) -> Handler:
-    """Both eras of streamable HTTP have one address; the protocol version of a request tells which it is of."""
+def _refuse_duplicates(head: Head) -> None:
+    """Refuse a request that says twice who it is or whom it is for: a proxy in front may have read the other.
 
-    def route(request: Request) -> Awaitable[None]:
-        return (without if is_stateless(request) else with_session)(request)
-
-    return route
+    Raises:
+        InvalidMessage: Host, Authorization, Origin, Content-Length or Mcp-Session-Id comes more than once.
+    """
+    for name in (b"host", b"authorization", b"origin", b"content-length", b"mcp-session-id"):
+        if head.names.count(name) > 1:
+            raise InvalidMessage(f"The header {name.decode()} comes more than once.")
 
 
 @lru_cache(1024)
 def _address(path: str) -> tuple[str, str]:
-    """Which route a path names and for which tenant; one trailing slash makes no difference.
-
-    The path as it was sent: no route has anything to escape, and a proxy's rules see the same.
-    """
+    """Which route a path names and for which tenant; one trailing slash makes no difference."""
     path = path.removesuffix("/")
     parts = path.split("/")
     if len(parts) == 4 and parts[1] == "t" and parts[2]:

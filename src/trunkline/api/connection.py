@@ -1,18 +1,22 @@
-"""A client's connection as uvicorn serves it, and what it is spared: writes, timers, clients that do not keep up."""
+"""A client's connection as uvicorn serves it, and what it is spared: parsing, writes, timers, clients too slow."""
 
 from __future__ import annotations
 
 import asyncio
 import typing
-from collections.abc import MutableMapping, Sequence
-from typing import Any, cast
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, cast
 
 import orjson
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from trunkline.api.heads import Head, Headers, KnownHeads, Piece
 from trunkline.errors import INVALID_REQUEST
 
-Scope = MutableMapping[str, Any]
+if TYPE_CHECKING:
+    from uvicorn._types import HTTPScope
+
+_CLOSE = (b"connection", b"close")
 CLIENT_GONE = "client gone"
 _MOST_CORKED = 65_536
 """Bytes of one turn that a connection keeps from its transport: as many as the transport's high-water mark."""
@@ -23,6 +27,39 @@ class Held(typing.Protocol):
 
     def end(self, reason: str) -> None:
         """Nobody waits for it any more."""
+
+
+class Application(typing.Protocol):
+    """What answers requests."""
+
+    heads: KnownHeads
+
+    async def __call__(self, head: Head, protocol: Protocol, cycle: RequestResponseCycle) -> None:
+        """Answer one."""
+
+
+class Cycle(RequestResponseCycle):
+    """Request and response where the head is known and the body is there: uvicorn's, without what waits for more."""
+
+    disconnected = False
+    waiting_for_100_continue = False
+    more_body = False
+    response_started = False
+    response_complete = False
+    keep_alive = True
+    access_log = False
+    chunked_encoding: bool | None = None
+    expected_content_length = 0
+    scope = cast("HTTPScope", {"method": "POST", "headers": []})
+    message_event = asyncio.Event()
+
+    def __init__(self, protocol: Protocol, head: Head, body: bytes) -> None:
+        self.head = head
+        self.body = cast("bytearray", body)
+        self.transport = protocol.transport
+        self.flow = protocol.flow
+        self.default_headers = protocol.server_state.default_headers
+        self.on_response = protocol.on_response_complete
 
 
 class Corked:
@@ -50,6 +87,13 @@ class Corked:
         if self._corked >= _MOST_CORKED:
             self._flush()
 
+    def write_at_once(self, data: bytes) -> None:
+        """Send `data` now, unless something waits that was written before."""
+        if self._written:
+            self.write(data)
+        else:
+            self._transport.write(data)
+
     def close(self) -> None:
         """Send what was written, then close."""
         self._flush()
@@ -70,7 +114,9 @@ class Protocol(HttpToolsProtocol):
     """uvicorn's protocol, which also knows since when it waits for a head, and can stream without a task."""
 
     # Beside uvicorn's own attributes, whose dictionary would otherwise double for each connection.
-    __slots__ = ("_stalled", "body_since", "head_since", "held", "idle_since")
+    __slots__ = ("_between", "_stalled", "body_since", "head_since", "held", "idle_since")
+
+    app: Application
 
     held: Held | None
     """The answer that takes its time: while it does, nothing else is answered on this connection."""
@@ -85,6 +131,7 @@ class Protocol(HttpToolsProtocol):
         """A client has connected."""
         super().connection_made(cast("asyncio.Transport", Corked(transport, self.loop)))
         self.held = None
+        self._between = True
         self._stalled: tuple[int, float] | None = None
         self.head_since, self.body_since, self.idle_since = self.loop.time(), None, None
 
@@ -94,10 +141,51 @@ class Protocol(HttpToolsProtocol):
         if self.held is not None:
             self.held.end(CLIENT_GONE)
 
+    def data_received(self, data: bytes) -> None:
+        """Bytes came. What is one whole request, with a head that came before, needs no parser."""
+        piece = Piece.of(data) if self._between and self._answered else None
+        if piece is None:
+            super().data_received(data)
+            return
+        head = self.app.heads.get(piece)
+        if head is None:
+            before = self.cycle
+            super().data_received(data)
+            self._learn(piece, before)
+            return
+        self.head_since = self.idle_since = None
+        self.cycle = Cycle(self, head, piece.body)
+        self._start_asgi_task(self.cycle, cast("Any", self.app))
+
+    @property
+    def _answered(self) -> bool:
+        """Whether a request that comes now is the next to be answered."""
+        return self.cycle is None or (self.cycle.response_complete and self.cycle.keep_alive)
+
+    def _learn(self, piece: Piece, before: RequestResponseCycle | None) -> None:
+        """Note what the parser made of a piece, if it took it for what it looks like."""
+        cycle = self.cycle
+        if cycle is before or not self._between or cycle.body != piece.body or not cycle.keep_alive:
+            return
+        cycle.head = self.app.heads.learn(piece, cycle.scope)  # type: ignore[attr-defined]
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: object) -> None:
+        task = self.loop.create_task(self._run(cycle))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def _run(self, cycle: RequestResponseCycle) -> None:
+        """Have a request answered; who has not got all of its answer loses the connection."""
+        try:
+            await self.app(getattr(cycle, "head", None) or Head(cycle.scope), self, cycle)
+        finally:
+            if not cycle.response_complete and not cycle.disconnected:
+                self.transport.close()
+
     def on_message_begin(self) -> None:
         """The first byte of a request is there."""
         super().on_message_begin()
-        self.scope["extensions"] = {"trunkline.protocol": self}  # type: ignore[dict-item]
+        self._between = False
         self.head_since, self.idle_since = self.loop.time(), None
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -117,6 +205,7 @@ class Protocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """A request is whole."""
         self.body_since = None
+        self._between = True
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
@@ -130,40 +219,27 @@ class Protocol(HttpToolsProtocol):
         else:
             self.idle_since = self.loop.time()
 
-    # What uvicorn's `receive` and `send` do, for the usual case that all is there and one write is enough.
-
-    def take_body(self, scope: Scope) -> bytes | None:
-        """The body of a request that has come whole; None where it takes `receive` to get it."""
-        cycle = self.cycle
-        if cycle.scope is not scope or cycle.waiting_for_100_continue or cycle.disconnected:
-            return None
-        body, cycle.body = bytes(cycle.body), bytearray()
-        return body
-
-    def answer(self, scope: Scope, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> bool:
+    def answer(self, cycle: RequestResponseCycle, status: int, headers: Headers, body: bytes) -> bool:
         """Write a whole answer at once; False, and nothing is written, where it takes `send` to do it right.
 
         So for answers that are the last on their connection, that have no body whatever their length says, or whose
         client does not keep up.
         """
-        cycle = self.cycle
+        defaults = cycle.default_headers
         if (
-            cycle.scope is not scope
-            or not cycle.keep_alive
+            not cycle.keep_alive
             or cycle.disconnected
             or cycle.response_started
             or not self.keeps_up
-            or scope["method"] == "HEAD"
+            or cycle.scope["method"] == "HEAD"
+            or _CLOSE in defaults
         ):
             return False
-        parts = [STATUS_LINE[status]]
-        for name, value in (*cycle.default_headers, *headers):
-            if name == b"connection":
-                return False
-            parts += (name, b": ", value, b"\r\n")
-        parts += (b"\r\n", body)
         cycle.response_started = cycle.response_complete = True
-        self.transport.write(b"".join(parts))
+        cast("Corked", self.transport).write_at_once(
+            b"%b%bcontent-length: %d\r\n%b\r\n%b"
+            % (STATUS_LINE[status], _lines(tuple(defaults)), len(body), _lines(headers), body)
+        )
         cycle.on_response()
         return True
 
@@ -207,3 +283,9 @@ class Protocol(HttpToolsProtocol):
     async def drained(self) -> None:
         """Wait until the client keeps up again, or has gone."""
         await self.flow.drain()
+
+
+@lru_cache(256)
+def _lines(headers: Headers) -> bytes:
+    """Headers as they are written; most answers have the same."""
+    return b"".join(b"%b: %b\r\n" % header for header in headers)

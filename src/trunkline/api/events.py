@@ -11,14 +11,14 @@ import random
 
 from trunkline.api.auth import Identity
 from trunkline.api.connection import Protocol
-from trunkline.api.http import Headers
+from trunkline.api.heads import Headers
 from trunkline.settings import Settings
 
-HEADERS: Headers = [
+HEADERS: Headers = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store"),
     (b"x-accel-buffering", b"no"),
-]
+)
 KEEP_ALIVE = b": keep-alive\n\n"
 SLOW_READER = "slow reader"
 REPLACED = "replaced"

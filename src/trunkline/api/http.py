@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import math
-import re
-from collections.abc import Awaitable, Callable, Container, MutableMapping
-from typing import Any
+from collections.abc import Container
+from functools import lru_cache
+from typing import TYPE_CHECKING, cast
 from urllib.parse import parse_qs
 
 import orjson
 
-from trunkline.api.connection import CLIENT_GONE, Held, Protocol, Scope
+from trunkline.api.connection import CLIENT_GONE, Held, Protocol
+from trunkline.api.heads import Head, Headers
 from trunkline.errors import (
     BodyTooLarge,
     HttpVersionTooOld,
@@ -22,12 +23,11 @@ from trunkline.errors import (
     UnsupportedMediaType,
 )
 
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-Headers = list[tuple[bytes, bytes]]
+if TYPE_CHECKING:
+    from uvicorn._types import HTTPRequestEvent
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 JSON = (b"content-type", b"application/json")
-_QUERY_SYNTAX = re.compile(rb"[&%+;=]")
 _NO_STORE = (b"cache-control", b"no-store")
 
 
@@ -38,33 +38,17 @@ class ClientGone(Exception):
 class Request:
     """One HTTP request: what its route needs of it."""
 
-    __slots__ = ("cors", "headers", "method", "path", "receive", "scope", "send", "tenant")
+    __slots__ = ("_cycle", "cors", "head", "protocol", "tenant")
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.scope = scope
-        self.receive = receive
-        self.send = send
-        self.method: str = scope["method"]
-        self.path: str = scope["path"]
-        self.headers: dict[bytes, bytes] = dict(scope["headers"])
-        """By lower-case name; see `refuse_duplicates` for names that come twice."""
+    def __init__(self, head: Head, protocol: Protocol, cycle: RequestResponseCycle) -> None:
+        self.head = head
+        self.protocol = protocol
+        """The connection that the request came on."""
+        self._cycle = cycle
         self.tenant = ""
         """The name of the tenant in the path, for routes that have one."""
-        self.cors: Headers = []
+        self.cors: Headers = ()
         """Headers that every answer to this request carries (Fetch standard, CORS protocol)."""
-
-    def refuse_duplicates(self) -> None:
-        """Refuse a request that says twice who it is or whom it is for: a proxy in front may have read the other.
-
-        Raises:
-            InvalidMessage: Host, Authorization, Origin, Content-Length or Mcp-Session-Id comes more than once.
-        """
-        if len(self.headers) == len(self.scope["headers"]):
-            return
-        names = [name for name, _ in self.scope["headers"]]
-        for name in (b"host", b"authorization", b"origin", b"content-length", b"mcp-session-id"):
-            if names.count(name) > 1:
-                raise InvalidMessage(f"The header {name.decode()} comes more than once.")
 
     def check_streamable(self) -> None:
         """Refuse what cannot be answered with a stream; to be asked before one is opened or taken over for it.
@@ -73,9 +57,9 @@ class Request:
             HttpVersionTooOld: HTTP/1.0 has no way to send parts of unknown length and go on.
             InvalidMessage: other requests wait behind this one.
         """
-        if self.scope["http_version"] == "1.0":
+        if self.head.version == "1.0":
             raise HttpVersionTooOld
-        if self.protocol.cycle.scope is not self.scope:
+        if self.protocol.cycle is not self._cycle:
             raise InvalidMessage("Send nothing behind a request for a stream on the same connection.")
 
     def hold(self, answer: Held) -> None:
@@ -85,43 +69,35 @@ class Request:
             InvalidMessage: other requests wait behind this one.
         """
         protocol = self.protocol
-        if protocol.cycle.scope is not self.scope:
+        if protocol.cycle is not self._cycle:
             raise InvalidMessage("Send nothing behind a request that is held on the same connection.")
         protocol.held = answer
-        if protocol.cycle.disconnected:
+        if self._cycle.disconnected:
             answer.end(CLIENT_GONE)
         protocol.flow.resume_reading()  # or nobody would learn that the client goes
 
+    def forget(self) -> None:
+        """Let go of the head; a stream lives for hours, what it began with need not."""
+        if not self.head.known:
+            self.head.headers.clear()
+        cast("list[object]", self._cycle.scope["headers"]).clear()
+
     def header(self, name: bytes) -> str:
         """A header's value, by its lower-case name; empty where it is missing."""
-        return self.headers.get(name, b"").decode("latin-1")
+        return self.head.header(name)
 
     def query(self, name: str) -> str:
         """A query parameter's first value; empty where it is missing."""
-        text: bytes = self.scope["query_string"]
-        if text.startswith(name.encode() + b"=") and text.isascii() and not _QUERY_SYNTAX.search(text, len(name) + 1):
-            return text[len(name) + 1 :].decode()
-        try:
-            found = parse_qs(text.decode("latin-1"), max_num_fields=32).get(name)
-        except ValueError:
-            raise InvalidMessage("The query has more than 32 parameters.") from None
-        return found[0] if found else ""
+        return _parameter(self.head.query, name)
 
     @property
     def whole(self) -> bool:
         """Whether the request has arrived with its body: always so once another one follows on its connection."""
-        cycle = self.protocol.cycle
-        return cycle.scope is not self.scope or not cycle.more_body
-
-    @property
-    def protocol(self) -> Protocol:
-        """The connection that the request came on."""
-        found: Protocol = self.scope["extensions"]["trunkline.protocol"]
-        return found
+        return not self._cycle.more_body
 
     def address(self, trusted: Container[str]) -> str:
         """The client's address: of the peers on the way here, the last that is not a trusted proxy."""
-        peer, _ = self.scope.get("client") or ("", 0)
+        peer, _ = self.protocol.client or ("", 0)
         hops = [hop.strip() for hop in (*self.header(b"x-forwarded-for").split(","), str(peer)) if hop.strip()]
         for hop in reversed(hops):
             if "*" not in trusted and hop not in trusted:
@@ -141,14 +117,16 @@ class Request:
             InvalidMessage: it did not arrive within `timeout` seconds.
             ClientGone: the client hung up.
         """
-        if self.headers.get(b"content-type", b"").partition(b";")[0].strip().lower() != b"application/json":
+        headers, cycle = self.head.headers, self._cycle
+        if not _is_json(headers.get(b"content-type", b"")):
             raise UnsupportedMediaType
-        declared = self.headers.get(b"content-length", b"0")
+        declared = headers.get(b"content-length", b"0")
         if not declared.isdigit() or int(declared) > most:
             raise BodyTooLarge(f"The body is larger than {most} bytes.")
-        if self.whole:  # it came with the head, as small ones do
-            body = self.protocol.take_body(self.scope)
-            return _bounded((await self._part())["body"] if body is None else body, most)
+        if self.whole and not (cycle.disconnected or cycle.waiting_for_100_continue):
+            if len(cycle.body) > most:
+                raise BodyTooLarge(f"The body is larger than {most} bytes.")
+            return bytes(cycle.body)  # it came with the head, as small ones do
         parts: list[bytes] = []
         size = 0
         try:
@@ -164,23 +142,30 @@ class Request:
         except TimeoutError:
             raise InvalidMessage("The body did not arrive in time.") from None
 
-    async def _part(self) -> MutableMapping[str, Any]:
-        part = await self.receive()
-        if part["type"] == "http.disconnect":
+    async def _part(self) -> HTTPRequestEvent:
+        part = await self._cycle.receive()
+        if part["type"] != "http.request":
             raise ClientGone
         return part
 
     async def begin(self, status: int, *headers: tuple[bytes, bytes]) -> None:
         """Begin an answer of unknown length; what follows is written by `Protocol.write_chunk`."""
-        await self.send({"type": "http.response.start", "status": status, "headers": [*headers, *self.cors]})
+        await self._start(status, (*headers, *self.cors))
+
+    async def end(self) -> None:
+        """End an answer of unknown length."""
+        await self._cycle.send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def answer(self, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
         """Answer with a whole body."""
-        length = (b"content-length", b"%d" % len(body))
-        if self.protocol.answer(self.scope, status, (length, *headers, *self.cors), body):
+        if self.protocol.answer(self._cycle, status, headers + self.cors, body):
             return
-        await self.send({"type": "http.response.start", "status": status, "headers": [length, *headers, *self.cors]})
-        await self.send({"type": "http.response.body", "body": b"" if self.method == "HEAD" else body})
+        await self._start(status, ((b"content-length", b"%d" % len(body)), *headers, *self.cors))
+        body = b"" if self.head.method == "HEAD" else body
+        await self._cycle.send({"type": "http.response.body", "body": body, "more_body": False})
+
+    async def _start(self, status: int, headers: Headers) -> None:
+        await self._cycle.send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def answer_json(self, status: int, value: object) -> None:
         """Answer with a JSON document that no cache keeps."""
@@ -188,7 +173,7 @@ class Request:
 
     async def refuse(self, error: TrunklineError, request_id: bytes = b"null") -> None:
         """Answer with an error: a JSON-RPC error response as the body, on every path."""
-        headers: Headers = [JSON, _NO_STORE]
+        headers = [JSON, _NO_STORE]
         if error.retry_after is not None:
             headers.append((b"retry-after", str(max(math.ceil(error.retry_after), 1)).encode()))
         if isinstance(error, Unauthorized):
@@ -206,7 +191,16 @@ def error_response(error: TrunklineError, request_id: bytes) -> bytes:
     return b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (request_id, orjson.dumps(content))
 
 
-def _bounded(body: bytes, most: int) -> bytes:
-    if len(body) > most:
-        raise BodyTooLarge(f"The body is larger than {most} bytes.")
-    return body
+@lru_cache(64)
+def _is_json(content_type: bytes) -> bool:
+    return content_type.partition(b";")[0].strip().lower() == b"application/json"
+
+
+@lru_cache(1024)
+def _parameter(query: bytes, name: str) -> str:
+    """A parameter's first value; empty where it is missing."""
+    try:
+        found = parse_qs(query.decode("latin-1"), max_num_fields=32).get(name)
+    except ValueError:
+        raise InvalidMessage("The query has more than 32 parameters.") from None
+    return found[0] if found else ""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Sequence
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, is_version_at_least
 
+from trunkline.api.heads import Head
 from trunkline.api.http import Request
 from trunkline.api.messages import Message
 from trunkline.errors import HeaderMismatch, InvalidMessage, InvalidParams, UnsupportedVersion
@@ -46,9 +48,9 @@ _ERRORS: Final[dict[int, type[InvalidMessage]]] = {
 }
 
 
-def is_stateless(request: Request) -> bool:
+def is_stateless(head: Head) -> bool:
     """Whether a request is of the era without sessions, or of a version that nobody knows."""
-    version = request.headers.get(VERSION)
+    version = head.headers.get(VERSION)
     return version is not None and version.decode("latin-1") not in _HANDSHAKE
 
 
@@ -76,16 +78,16 @@ def check_request(request: Request, message: Message) -> None:
         HeaderMismatch: a header is missing, comes twice or does not say what the body says.
         UnsupportedVersion: its version is not served.
     """
-    if len(request.headers) != len(request.scope["headers"]):
-        _check_duplicates(request)
-    headers = {name: request.headers[raw].decode("latin-1") for name, raw in _ROUTING if raw in request.headers}
+    head = request.head
+    if head.names:
+        _check_duplicates(head.names)
+    headers = {name: head.header(raw) for name, raw in _ROUTING if raw in head.headers}
     verdict = sdk.classify_inbound_request({"method": message.method, "params": message.params}, headers=headers)
     if isinstance(verdict, sdk.InboundLadderRejection):
         raise _refusal(verdict)
 
 
-def _check_duplicates(request: Request) -> None:
-    names = [name for name, _ in request.scope["headers"]]
+def _check_duplicates(names: Sequence[bytes]) -> None:
     twice = sdk.find_duplicated_routing_header((name.decode("latin-1"), "") for name in names)
     params = [name for name in names if name.startswith(_PARAM)]
     if twice is None and len(params) != len(set(params)):
@@ -98,7 +100,7 @@ def context_of(request: Request) -> bytes:
     """What the worker is to know of a stateless request besides its body: the headers that mirror arguments."""
     params = {
         name.decode("latin-1"): value.decode("latin-1")
-        for name, value in request.headers.items()
+        for name, value in request.head.headers.items()
         if name.startswith(_PARAM)
     }
     return orjson.dumps({"params": params}) if params else b""

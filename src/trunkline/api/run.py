@@ -8,7 +8,7 @@ import gc
 import math
 import signal
 import socket
-from typing import Any
+from typing import Any, cast
 
 import structlog
 import uvicorn
@@ -177,7 +177,7 @@ class ApiProcess:
         app = App(settings, sse, streamable, stateless, self._health, self._metrics)
         self._server = Server(
             uvicorn.Config(
-                app,
+                cast("Any", app),  # that of our own protocol, not an ASGI application
                 http=Protocol,
                 loop="none",
                 ws="none",

@@ -93,7 +93,7 @@ class Streaming:
 
     def exchange(self, request: Request, identity: Identity, name: str, form: Form, last: int = 0) -> Exchange:
         """The answer to a POST, which waits for nothing yet."""
-        if request.scope["http_version"] == "1.0":  # which has no way to send parts of unknown length and go on
+        if request.head.version == "1.0":  # which has no way to send parts of unknown length and go on
             form = form._replace(json=True, events=False)
         return Exchange(identity, name, form, request.protocol, self.settings, self._metrics, last)
 
@@ -141,8 +141,7 @@ class Streaming:
                 self._connections.catch_up(stream)
             # A stream lives for hours, what it began with need not.
             del greeting, headers
-            request.headers.clear()
-            request.scope["headers"].clear()
+            request.forget()
             await stream.over
         finally:
             self._metrics.active_connections.dec()
@@ -217,7 +216,7 @@ class Streaming:
             request.abort()
             return
         stream.part()
-        await request.send({"type": "http.response.body", "body": b"", "more_body": False})
+        await request.end()
 
     def drain(self) -> None:
         """Take no new streams, and send the clients of the open ones to other pods."""

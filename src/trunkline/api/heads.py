@@ -1,0 +1,116 @@
+"""Heads of requests, and those that come again: a client sends the same one with each request, but for the length.
+
+What was read from a head and decided by it alone (its parts, its route, that its Host and Origin may be here) holds
+for the same bytes again. Who calls is not decided by a head alone: that is settled for each request.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from uvicorn._types import HTTPScope
+
+Headers = tuple[tuple[bytes, bytes], ...]
+
+_LENGTH = b"content-length"
+_LINES = tuple(b"\r\n%b: " % name for name in (_LENGTH, b"Content-Length"))
+_WANTS_MORE = frozenset({b"expect", b"upgrade"})
+"""Headers of requests that want more than an answer (RFC 9110, sections 7.8 and 10.1.1)."""
+_MOST_DIGITS = 8
+_LONGEST = 4096
+_MOST_KNOWN = 1024
+
+
+class Route(NamedTuple):
+    """What answers a request."""
+
+    handler: Callable[[Any], Awaitable[None]]
+    tenant: str
+    """The name of the tenant in the path; empty where it has none."""
+    cors: Headers
+    """Headers that every answer carries (Fetch standard, CORS protocol)."""
+
+
+class Head:
+    """What the head of a request says."""
+
+    __slots__ = ("headers", "known", "method", "names", "path", "query", "route", "version")
+
+    def __init__(self, scope: HTTPScope) -> None:
+        """Take over what was parsed, as ASGI has it."""
+        self.method = scope["method"]
+        self.path = scope["raw_path"]
+        self.query = scope["query_string"]
+        self.version = scope["http_version"]
+        headers = list(scope["headers"])
+        self.headers = dict(headers)
+        """By lower-case name."""
+        self.names: list[bytes] = []
+        """All names in their order, where one comes more than once; else nothing."""
+        if len(self.headers) != len(headers):
+            self.names = [name for name, _ in headers]
+        self.known = False
+        """Whether it is kept for those that come again."""
+        self.route: Route | None = None
+        """Where the request goes, once that was decided; nothing but this head has a part in it."""
+
+    def header(self, name: bytes) -> str:
+        """A header's value, by its lower-case name; empty where it is missing."""
+        return self.headers.get(name, b"").decode("latin-1")
+
+
+class Piece(NamedTuple):
+    """A request that came in one piece: its head without the digits of its length, and its body."""
+
+    head: bytes
+    body: bytes
+
+    @classmethod
+    def of(cls, data: bytes) -> Piece | None:
+        """Take apart what came; None unless it looks like one request with a body of a known length, and no more."""
+        end = data.find(b"\r\n\r\n", 0, _LONGEST)
+        if end < 0:
+            return None
+        line = data.find(_LINES[0], 0, end)
+        if line < 0 and (line := data.find(_LINES[1], 0, end)) < 0:
+            return None
+        start = line + len(_LINES[0])
+        stop = data.find(b"\r\n", start)
+        digits = data[start:stop]
+        end += 4
+        if not digits.isdigit() or len(digits) > _MOST_DIGITS or int(digits) != len(data) - end:
+            return None
+        return cls(data[:start] + data[stop:end], data[end:])
+
+
+class KnownHeads:
+    """The heads of the latest POSTs that came in one piece; a bounded number, of bounded length."""
+
+    def __init__(self) -> None:
+        self._heads: OrderedDict[bytes, Head] = OrderedDict()
+
+    def get(self, piece: Piece) -> Head | None:
+        """What the parser made of the same head before, whatever the length in it."""
+        head = self._heads.get(piece.head)
+        if head is not None:
+            self._heads.move_to_end(piece.head)
+        return head
+
+    def learn(self, piece: Piece, scope: HTTPScope) -> Head | None:
+        """Note what the parser made of a piece; None where such a head needs the parser each time."""
+        if scope["method"] != "POST" or scope["http_version"] != "1.1":
+            return None
+        head = Head(scope)
+        # The length is that of one request; whoever needs it has the body.
+        if head.names or not _WANTS_MORE.isdisjoint(head.headers):
+            return None
+        if head.headers.pop(_LENGTH, b"") != b"%d" % len(piece.body):
+            return None
+        head.known = True
+        self._heads[piece.head] = head
+        if len(self._heads) > _MOST_KNOWN:
+            self._heads.popitem(last=False)
+        return head
