@@ -29,28 +29,27 @@ class Answered:
     __slots__ = ("_calls",)
 
     def __init__(self) -> None:
-        self._calls: list[bytes] = []
+        self._calls: dict[bytes, None] = {}
 
     def note(self, call: bytes) -> None:
         """The answer of a call was delivered."""
-        self._calls.append(call)
+        self._calls[call] = None
         if len(self._calls) > _REMEMBERED:
-            del self._calls[0]
+            del self._calls[next(iter(self._calls))]
 
     def __contains__(self, call: bytes) -> bool:
         return call in self._calls
 
     def contradicts(self, pending: Sequence[Waiting], missed: Sequence[Sent]) -> bool:
         """Whether one of these calls was answered before."""
-        known = set(self._calls)
+        known = self._calls
         return any(each.call in known for each in pending) or any(each.tag in known for each in missed)
 
     def without(self, pending: Sequence[Waiting], lost: int) -> Sequence[Waiting]:
         """Those of the calls that were surely not answered before, where Redis has lost so many messages."""
         if lost > _REMEMBERED:
             return ()
-        known = set(self._calls)
-        return [each for each in pending if each.call not in known]
+        return [each for each in pending if each.call not in self._calls]
 
 
 def lost_answer(request_id: bytes) -> bytes:

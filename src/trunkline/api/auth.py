@@ -86,11 +86,18 @@ class Authenticator:
     async def identify(self, request: Request, transport: SessionTransport = "sse") -> Identity:
         """Who sends this request, by its Authorization header (RFC 6750, section 2.1)."""
         slug = request.tenant
-        tenant = await self.find_tenant(slug)
-        scheme, _, token = request.header(b"authorization").partition(" ")
-        token = token.strip()
-        if token and scheme.lower() == "bearer":
-            return self._identity(tenant, token, await self._authenticate(token, slug), transport)
+        tenant = self._directory.peek(slug)
+        if not isinstance(tenant, Tenant) or tenant.status != "active":
+            tenant = await self.find_tenant(slug)
+        scheme, token = request.head.credentials
+        if token and scheme == "bearer":
+            try:
+                principal = self._verifier.verify(token, slug)
+            except UnknownSigningKey:
+                await self._verifier.authenticate(token, slug)
+                tenant = await self.find_tenant(slug)  # that took its time
+                principal = self._verifier.verify(token, slug)
+            return self._identity(tenant, token, principal, transport)
         if scheme or tenant.access != "public":
             raise Unauthorized
         self._throttle.check(request.address(self._trusted), *self._public)
@@ -149,12 +156,6 @@ class Authenticator:
         if not unchanged and not authorized(await self.find_tenant(tenant.slug), identity.owner):
             raise Unauthorized
         self.check_valid(identity.principal)
-
-    async def _authenticate(self, token: str, slug: str) -> Principal:
-        try:
-            return self._verifier.verify(token, slug)
-        except UnknownSigningKey:
-            return await self._verifier.authenticate(token, slug)
 
     def _identity(self, tenant: Tenant, token: str, principal: Principal, transport: SessionTransport) -> Identity:
         # Both are the same objects from call to call, until something changes.

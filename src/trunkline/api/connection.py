@@ -114,7 +114,7 @@ class Protocol(HttpToolsProtocol):
     """uvicorn's protocol, which also knows since when it waits for a head, and can stream without a task."""
 
     # Beside uvicorn's own attributes, whose dictionary would otherwise double for each connection.
-    __slots__ = ("_between", "_stalled", "body_since", "head_since", "held", "idle_since")
+    __slots__ = ("_between", "_last", "_stalled", "body_since", "head_since", "held", "idle_since")
 
     app: Application
 
@@ -132,6 +132,7 @@ class Protocol(HttpToolsProtocol):
         super().connection_made(cast("asyncio.Transport", Corked(transport, self.loop)))
         self.held = None
         self._between = True
+        self._last: Head | None = None
         self._stalled: tuple[int, float] | None = None
         self.head_since, self.body_since, self.idle_since = self.loop.time(), None, None
 
@@ -143,42 +144,51 @@ class Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes came. What is one whole request, with a head that came before, needs no parser."""
-        piece = Piece.of(data) if self._between and self._answered else None
-        if piece is None:
+        if not (self._between and self._answered):
             super().data_received(data)
             return
-        head = self.app.heads.get(piece)
-        if head is None:
+        body = self._last.body_behind(data) if self._last is not None else None
+        if self._last is not None and body is not None:
+            self._begin(self._last, body)
+            return
+        piece = Piece.of(data)
+        if piece is None:
+            super().data_received(data)
+        elif (known := self.app.heads.get(piece)) is not None:
+            self._last = known
+            self._begin(known, piece.body)
+        else:
             before = self.cycle
             super().data_received(data)
             self._learn(piece, before)
-            return
-        self.head_since = self.idle_since = None
-        self.cycle = Cycle(self, head, piece.body)
-        self._start_asgi_task(self.cycle, cast("Any", self.app))
 
     @property
     def _answered(self) -> bool:
         """Whether a request that comes now is the next to be answered."""
         return self.cycle is None or (self.cycle.response_complete and self.cycle.keep_alive)
 
+    def _begin(self, head: Head, body: bytes) -> None:
+        self.head_since = self.idle_since = None
+        self.cycle = Cycle(self, head, body)
+        self._start_asgi_task(self.cycle, cast("Any", self.app))
+
     def _learn(self, piece: Piece, before: RequestResponseCycle | None) -> None:
         """Note what the parser made of a piece, if it took it for what it looks like."""
         cycle = self.cycle
-        if cycle is before or not self._between or cycle.body != piece.body or not cycle.keep_alive:
-            return
-        cycle.head = self.app.heads.learn(piece, cycle.scope)  # type: ignore[attr-defined]
+        if cycle is not before and self._between and cycle.body == piece.body and cycle.keep_alive:
+            self._last = self.app.heads.learn(piece, cycle.scope)
+            cycle.head = self._last  # type: ignore[attr-defined]
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: object) -> None:
-        task = self.loop.create_task(self._run(cycle))
+        cycle.task = task = self.loop.create_task(self._run(cycle))  # type: ignore[attr-defined]
         self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
 
     async def _run(self, cycle: RequestResponseCycle) -> None:
         """Have a request answered; who has not got all of its answer loses the connection."""
         try:
             await self.app(getattr(cycle, "head", None) or Head(cycle.scope), self, cycle)
         finally:
+            self.tasks.discard(cycle.task)  # type: ignore[attr-defined]
             if not cycle.response_complete and not cycle.disconnected:
                 self.transport.close()
 

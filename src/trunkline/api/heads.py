@@ -6,6 +6,7 @@ for the same bytes again. Who calls is not decided by a head alone: that is sett
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,8 +16,7 @@ if TYPE_CHECKING:
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
-_LENGTH = b"content-length"
-_LINES = tuple(b"\r\n%b: " % name for name in (_LENGTH, b"Content-Length"))
+_LENGTH_LINE = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: (\d{1,8})\r\n")
 _WANTS_MORE = frozenset({b"expect", b"upgrade"})
 """Headers of requests that want more than an answer (RFC 9110, sections 7.8 and 10.1.1)."""
 _MOST_DIGITS = 8
@@ -37,7 +37,7 @@ class Route(NamedTuple):
 class Head:
     """What the head of a request says."""
 
-    __slots__ = ("headers", "known", "method", "names", "path", "query", "route", "version")
+    __slots__ = ("bytes", "credentials", "headers", "method", "names", "path", "query", "route", "version")
 
     def __init__(self, scope: HTTPScope) -> None:
         """Take over what was parsed, as ASGI has it."""
@@ -52,8 +52,11 @@ class Head:
         """All names in their order, where one comes more than once; else nothing."""
         if len(self.headers) != len(headers):
             self.names = [name for name, _ in headers]
-        self.known = False
-        """Whether it is kept for those that come again."""
+        self.bytes: tuple[bytes, bytes] | None = None
+        """Before and behind the digits of its length, where it is kept for requests that have the same."""
+        scheme, _, token = self.header(b"authorization").partition(" ")
+        self.credentials = scheme.lower(), token.strip()
+        """The scheme, lower case, and the token of the Authorization header (RFC 6750, section 2.1)."""
         self.route: Route | None = None
         """Where the request goes, once that was decided; nothing but this head has a part in it."""
 
@@ -61,42 +64,52 @@ class Head:
         """A header's value, by its lower-case name; empty where it is missing."""
         return self.headers.get(name, b"").decode("latin-1")
 
+    def body_behind(self, data: bytes) -> bytes | None:
+        """The body, where what came is this head again, whatever the length in it, and one whole body."""
+        if self.bytes is None or not data.startswith(self.bytes[0]):
+            return None
+        start, behind = len(self.bytes[0]), self.bytes[1]
+        stop = data.find(behind, start, start + _MOST_DIGITS + len(behind))
+        digits, end = data[start:stop], stop + len(behind)
+        if stop < 0 or not digits.isdigit() or int(digits) != len(data) - end:
+            return None
+        return data[end:]
+
 
 class Piece(NamedTuple):
-    """A request that came in one piece: its head without the digits of its length, and its body."""
+    """A request that came in one piece."""
 
-    head: bytes
+    before: bytes
+    """Its head up to the digits that say how long its body is."""
+    behind: bytes
+    """The rest of its head."""
     body: bytes
 
     @classmethod
     def of(cls, data: bytes) -> Piece | None:
         """Take apart what came; None unless it looks like one request with a body of a known length, and no more."""
-        end = data.find(b"\r\n\r\n", 0, _LONGEST)
-        if end < 0:
+        line = _LENGTH_LINE.search(data, 0, _LONGEST)
+        if line is None:
             return None
-        line = data.find(_LINES[0], 0, end)
-        if line < 0 and (line := data.find(_LINES[1], 0, end)) < 0:
+        start, stop = line.span(1)
+        end = data.find(b"\r\n\r\n", stop, _LONGEST) + 4
+        if end < 4 or int(line[1]) != len(data) - end:
             return None
-        start = line + len(_LINES[0])
-        stop = data.find(b"\r\n", start)
-        digits = data[start:stop]
-        end += 4
-        if not digits.isdigit() or len(digits) > _MOST_DIGITS or int(digits) != len(data) - end:
-            return None
-        return cls(data[:start] + data[stop:end], data[end:])
+        return cls(data[:start], data[stop:end], data[end:])
 
 
 class KnownHeads:
     """The heads of the latest POSTs that came in one piece; a bounded number, of bounded length."""
 
     def __init__(self) -> None:
-        self._heads: OrderedDict[bytes, Head] = OrderedDict()
+        self._heads: OrderedDict[tuple[bytes, bytes], Head] = OrderedDict()
 
     def get(self, piece: Piece) -> Head | None:
         """What the parser made of the same head before, whatever the length in it."""
-        head = self._heads.get(piece.head)
+        key = piece[:2]
+        head = self._heads.get(key)
         if head is not None:
-            self._heads.move_to_end(piece.head)
+            self._heads.move_to_end(key)
         return head
 
     def learn(self, piece: Piece, scope: HTTPScope) -> Head | None:
@@ -107,10 +120,10 @@ class KnownHeads:
         # The length is that of one request; whoever needs it has the body.
         if head.names or not _WANTS_MORE.isdisjoint(head.headers):
             return None
-        if head.headers.pop(_LENGTH, b"") != b"%d" % len(piece.body):
+        if head.headers.pop(b"content-length", b"") != b"%d" % len(piece.body):
             return None
-        head.known = True
-        self._heads[piece.head] = head
+        head.bytes = key = piece[:2]
+        self._heads[key] = head
         if len(self._heads) > _MOST_KNOWN:
             self._heads.popitem(last=False)
         return head

@@ -38,7 +38,7 @@ class ClientGone(Exception):
 class Request:
     """One HTTP request: what its route needs of it."""
 
-    __slots__ = ("_cycle", "cors", "head", "protocol", "tenant")
+    __slots__ = ("_cycle", "cors", "head", "protocol", "tenant", "waited")
 
     def __init__(self, head: Head, protocol: Protocol, cycle: RequestResponseCycle) -> None:
         self.head = head
@@ -49,6 +49,8 @@ class Request:
         """The name of the tenant in the path, for routes that have one."""
         self.cors: Headers = ()
         """Headers that every answer to this request carries (Fetch standard, CORS protocol)."""
+        self.waited = False
+        """Whether its body had to be waited for."""
 
     def check_streamable(self) -> None:
         """Refuse what cannot be answered with a stream; to be asked before one is opened or taken over for it.
@@ -78,7 +80,7 @@ class Request:
 
     def forget(self) -> None:
         """Let go of the head; a stream lives for hours, what it began with need not."""
-        if not self.head.known:
+        if self.head.bytes is None:  # else others have it
             self.head.headers.clear()
         cast("list[object]", self._cycle.scope["headers"]).clear()
 
@@ -127,6 +129,7 @@ class Request:
             if len(cycle.body) > most:
                 raise BodyTooLarge(f"The body is larger than {most} bytes.")
             return bytes(cycle.body)  # it came with the head, as small ones do
+        self.waited = True
         parts: list[bytes] = []
         size = 0
         try:

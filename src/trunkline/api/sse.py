@@ -114,7 +114,8 @@ class SseTransport:
         if not session:
             raise MissingSessionId
         body = await request.body(self._settings.max_body_bytes, self._settings.body_timeout)
-        await self._authenticator.check_still(identity)
+        if request.waited:
+            await self._authenticator.check_still(identity)
         envelope = parse(body, self._settings.max_json_elements)
         if not is_session_id(session):
             raise SessionNotFound

@@ -61,7 +61,8 @@ class StatelessTransport:
         if not takes.json:
             raise NotAcceptable("This address answers application/json and text/event-stream.")
         body = await request.body(self._settings.max_body_bytes, self._settings.body_timeout)
-        await self._authenticator.check_still(identity)
+        if request.waited:
+            await self._authenticator.check_still(identity)
         message = parse(body, self._settings.max_json_elements)
         try:
             match message.kind:

@@ -111,7 +111,8 @@ class StreamableTransport:
             raise NotAcceptable("This address answers application/json and text/event-stream.")
         version = request.header(VERSION) or _DEFAULT_VERSION
         body = await request.body(self._settings.max_body_bytes, self._settings.body_timeout)
-        await self._authenticator.check_still(identity)
+        if request.waited:
+            await self._authenticator.check_still(identity)
         read = parse_batch if version == _DEFAULT_VERSION else parse
         message = read(body, self._settings.max_json_elements)
         if isinstance(message, list):

@@ -6,6 +6,7 @@ Pure and on the message path: nothing here waits or knows a store.
 from __future__ import annotations
 
 from binascii import b2a_base64
+from functools import lru_cache
 from hashlib import sha256
 from typing import Final
 
@@ -36,10 +37,14 @@ def seed(*, actor: str, pod: str, target: str, arguments: object) -> bytes:
     Raises:
         InvalidMessage: the arguments are nested deeper than JSON is written here (254 levels).
     """
-    # Postgres keeps no NUL in a text.
-    name = redact(target[:LONGEST_TEXT]).replace("\0", "\ufffd")
     digest = b2a_base64(arguments_hash(arguments), newline=False).decode()
-    return orjson.dumps((actor, name, pod, digest))
+    return orjson.dumps((actor, _kept(target[:LONGEST_TEXT]), pod, digest))
+
+
+@lru_cache(1024)
+def _kept(target: str) -> str:
+    # Postgres keeps no NUL in a text.
+    return redact(target).replace("\0", "\ufffd")
 
 
 def arguments_hash(arguments: object) -> bytes:
