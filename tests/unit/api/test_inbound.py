@@ -4,25 +4,29 @@ import ast
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import pytest
 from tests.streamable import META, MODERN
 
 import trunkline.api
+from trunkline.api.heads import Head
 from trunkline.api.http import Request
 from trunkline.api.inbound import begins_with_an_id, check_request, context_of, is_stateless, sdk, status_of
 from trunkline.api.messages import Message
 from trunkline.errors import HeaderMismatch, InvalidMessage, InvalidParams, UnsupportedVersion
 
+if TYPE_CHECKING:
+    from uvicorn._types import HTTPScope
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-async def nothing(*_: Any) -> Any:
-    raise AssertionError
+    from trunkline.api.connection import Protocol
 
 
 def http(*headers: tuple[str, str]) -> Request:
     named = [(name.encode(), value.encode()) for name, value in headers]
-    return Request({"method": "POST", "path": "/", "headers": named}, nothing, nothing)
+    scope = {"method": "POST", "raw_path": b"/", "query_string": b"", "http_version": "1.1", "headers": named}
+    return Request(Head(cast("HTTPScope", scope)), cast("Protocol", None), cast("RequestResponseCycle", None))
 
 
 def named(**changes: str) -> list[tuple[str, str]]:
@@ -35,13 +39,13 @@ CALL = Message("request", b"1", "tools/call", {"name": "add", "_meta": META})
 
 @pytest.mark.parametrize("version", ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"])
 def test_versions_that_have_a_handshake_are_of_the_era_with_sessions(version: str) -> None:
-    assert not is_stateless(http(("mcp-protocol-version", version)))
+    assert not is_stateless(http(("mcp-protocol-version", version)).head)
 
 
 def test_any_other_version_is_of_the_stateless_era_and_none_is_not() -> None:
-    assert not is_stateless(http())
+    assert not is_stateless(http().head)
     for version in (MODERN, "v999", "2025-13-01", "\u00e9"):
-        assert is_stateless(http(("mcp-protocol-version", version)))
+        assert is_stateless(http(("mcp-protocol-version", version)).head)
 
 
 def test_only_clients_that_know_of_it_are_given_an_id_at_first() -> None:
