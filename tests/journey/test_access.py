@@ -6,6 +6,7 @@ import asyncio
 from datetime import timedelta
 
 import httpx2
+import orjson
 import pytest
 from tests.journey.conftest import Platform, eventually
 from tests.journey.test_odd_clients import raw
@@ -13,6 +14,7 @@ from tests.sse import PATIENCE, connect, text_of
 from tests.streamable import LATEST, MODERN, client, modern, request
 
 PING = {"jsonrpc": "2.0", "id": 0, "method": "ping"}
+PING_TEXT = orjson.dumps(PING).decode()
 
 
 async def refused(api: str, path: str = "/t/demo/sse", **options: str) -> tuple[int, str]:
@@ -49,6 +51,28 @@ async def test_a_revoked_key_stops_on_every_pod_within_a_second_and_its_streams_
             first.base = pod
             assert (await first.post(PING)).status_code == 401
         assert (await bystander.post(PING)).status_code == 202
+
+
+@pytest.mark.parametrize("what", ["revoked", "suspended"])
+async def test_who_sends_the_same_bytes_again_is_let_in_only_as_long_as_that_is_right(
+    platform: Platform, what: str
+) -> None:
+    api = await platform.api()
+    token, record = await platform.keys.issue("demo")
+    async with connect(api, key=token) as bystander, raw(api) as (reader, writer):
+        lines = (
+            f"POST /t/demo/messages?session_id={bystander.session} HTTP/1.1", "host: 127.0.0.1",
+            f"authorization: Bearer {token}", "content-type: application/json",
+            f"content-length: {len(PING_TEXT)}", "", PING_TEXT,
+        )  # fmt: skip
+        for _ in range(3):
+            writer.write("\r\n".join(lines).encode())
+            assert b" 202 " in await reader.readline()
+            await reader.readuntil(b"Accepted")
+        await (platform.keys.revoke(record.id) if what == "revoked" else platform.tenants.suspend("demo"))
+        await bystander.ended()
+        writer.write("\r\n".join(lines).encode())
+        assert (b" 401 " if what == "revoked" else b" 403 ") in await reader.readline()
 
 
 @pytest.mark.parametrize("version", ["", LATEST, MODERN])

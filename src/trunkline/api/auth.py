@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import orjson
 
+from trunkline.api.heads import Head
 from trunkline.api.http import Request
 from trunkline.envelope import Caller
 from trunkline.errors import Forbidden, TenantNotFound, TooManyRequests, Unauthorized
@@ -89,7 +90,7 @@ class Authenticator:
         tenant = self._directory.peek(slug)
         if not isinstance(tenant, Tenant) or tenant.status != "active":
             tenant = await self.find_tenant(slug)
-        scheme, token = request.head.credentials
+        scheme, token = request.head.once(_credentials)
         if token and scheme == "bearer":
             try:
                 principal = self._verifier.verify(token, slug)
@@ -169,6 +170,12 @@ class Authenticator:
         if len(self._identities) > _MOST_REMEMBERED:
             self._identities.popitem(last=False)
         return identity
+
+
+def _credentials(head: Head) -> tuple[str, str]:
+    """The scheme, lower case, and the token."""
+    scheme, _, token = head.header(b"authorization").partition(" ")
+    return scheme.lower(), token.strip()
 
 
 def authorized(tenant: Tenant | None, owner: Owner) -> bool:

@@ -70,10 +70,11 @@ class Corked:
     takes what it has room for, and the transport tells of a client that does not keep up.
     """
 
-    __slots__ = ("_corked", "_loop", "_transport", "_written")
+    __slots__ = ("_corked", "_loop", "_transport", "_written", "is_closing")
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
+        self.is_closing = transport.is_closing
         self._loop = loop
         self._written: list[bytes] = []
         self._corked = 0

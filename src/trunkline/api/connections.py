@@ -60,6 +60,8 @@ class Connections:
 
     def hold(self, arrived: Delivery | Accepted) -> None:
         """Keep what arrived for the streams of its name that are being attached."""
+        if not self._attaching:
+            return
         name = arrived.session if isinstance(arrived, Accepted) else arrived.stream
         for stream in self._attaching.get(name, ()):
             stream.keep(arrived)

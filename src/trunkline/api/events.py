@@ -66,7 +66,7 @@ class EventStream:
         """Epoch seconds until which the key is valid that opened the stream."""
         self.ended = ""
         """Why the stream ends; empty while it is open."""
-        loop = asyncio.get_running_loop()
+        loop = protocol.loop
         self.over: asyncio.Future[None] = loop.create_future()
         """Done when the stream ends, by its pod or its client; what its request waits for."""
         self._clock = loop.time

@@ -101,7 +101,10 @@ class Forwarder:
         self._metrics.forward_total.inc()
         if stations.on:
             stations.log("forward", tenant=stream.slug, session=stream.name, offset=delivery.offset)
-        self._forward(stream, delivery)
+        if stream.hold is not None and delivery.offset:
+            stream.keep(delivery)
+        elif not stream.take(delivery):
+            self._renew_soon(stream)
 
     def _expect(self, accepted: Accepted) -> None:
         self._connections.hold(accepted)
@@ -112,12 +115,6 @@ class Forwarder:
             stream.expect(accepted)
         else:
             stream.keep(accepted)
-
-    def _forward(self, stream: Stream, delivery: Delivery) -> None:
-        if stream.hold is not None and delivery.offset:
-            stream.keep(delivery)
-        elif not stream.take(delivery):
-            self._renew_soon(stream)
 
     async def _subscribed(self) -> None:
         for number, stream in enumerate(self._connections.streams(), 1):

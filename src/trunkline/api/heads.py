@@ -9,12 +9,14 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 if TYPE_CHECKING:
     from uvicorn._types import HTTPScope
 
 Headers = tuple[tuple[bytes, bytes], ...]
+
+Fact = TypeVar("Fact")
 
 _LENGTH_LINE = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: (\d{1,8})\r\n")
 _WANTS_MORE = frozenset({b"expect", b"upgrade"})
@@ -37,7 +39,7 @@ class Route(NamedTuple):
 class Head:
     """What the head of a request says."""
 
-    __slots__ = ("bytes", "credentials", "headers", "method", "names", "path", "query", "route", "version")
+    __slots__ = ("_facts", "bytes", "headers", "method", "names", "path", "query", "route", "version")
 
     def __init__(self, scope: HTTPScope) -> None:
         """Take over what was parsed, as ASGI has it."""
@@ -54,15 +56,26 @@ class Head:
             self.names = [name for name, _ in headers]
         self.bytes: tuple[bytes, bytes] | None = None
         """Before and behind the digits of its length, where it is kept for requests that have the same."""
-        scheme, _, token = self.header(b"authorization").partition(" ")
-        self.credentials = scheme.lower(), token.strip()
-        """The scheme, lower case, and the token of the Authorization header (RFC 6750, section 2.1)."""
+        self._facts: dict[Callable[[Head], object], object] = {}
         self.route: Route | None = None
         """Where the request goes, once that was decided; nothing but this head has a part in it."""
 
     def header(self, name: bytes) -> str:
         """A header's value, by its lower-case name; empty where it is missing."""
         return self.headers.get(name, b"").decode("latin-1")
+
+    def once(self, fact: Callable[[Head], Fact]) -> Fact:
+        """What follows from this head alone, worked out once."""
+        found = self._facts.get(fact)
+        if found is None:
+            found = self._facts[fact] = fact(self)
+        return cast("Fact", found)
+
+    def forget(self) -> None:
+        """Let go of what its request has no more use for, unless others have the same head."""
+        if self.bytes is None:
+            self.headers.clear()
+            self._facts.clear()
 
     def body_behind(self, data: bytes) -> bytes | None:
         """The body, where what came is this head again, whatever the length in it, and one whole body."""
@@ -115,6 +128,8 @@ class KnownHeads:
     def learn(self, piece: Piece, scope: HTTPScope) -> Head | None:
         """Note what the parser made of a piece; None where such a head needs the parser each time."""
         if scope["method"] != "POST" or scope["http_version"] != "1.1":
+            return None
+        if b"\n\r" in piece.before or b"\n\n" in piece.before:  # an empty line: another request came before
             return None
         head = Head(scope)
         # The length is that of one request; whoever needs it has the body.

@@ -80,8 +80,7 @@ class Request:
 
     def forget(self) -> None:
         """Let go of the head; a stream lives for hours, what it began with need not."""
-        if self.head.bytes is None:  # else others have it
-            self.head.headers.clear()
+        self.head.forget()
         cast("list[object]", self._cycle.scope["headers"]).clear()
 
     def header(self, name: bytes) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
@@ -81,8 +81,8 @@ def check_request(request: Request, message: Message) -> None:
     head = request.head
     if head.names:
         _check_duplicates(head.names)
-    headers = {name: head.header(raw) for name, raw in _ROUTING if raw in head.headers}
-    verdict = sdk.classify_inbound_request({"method": message.method, "params": message.params}, headers=headers)
+    body = {"method": message.method, "params": message.params}
+    verdict = sdk.classify_inbound_request(body, headers=head.once(_routing))
     if isinstance(verdict, sdk.InboundLadderRejection):
         raise _refusal(verdict)
 
@@ -96,11 +96,20 @@ def _check_duplicates(names: Sequence[bytes]) -> None:
         raise HeaderMismatch(f"The header {twice} comes more than once.")
 
 
+def _routing(head: Head) -> Mapping[str, str]:
+    """The headers that the SDK compares with a body, by the names that it has for them."""
+    return {name: head.header(raw) for name, raw in _ROUTING if raw in head.headers}
+
+
 def context_of(request: Request) -> bytes:
     """What the worker is to know of a stateless request besides its body: the headers that mirror arguments."""
+    return request.head.once(_context)
+
+
+def _context(head: Head) -> bytes:
     params = {
         name.decode("latin-1"): value.decode("latin-1")
-        for name, value in request.head.headers.items()
+        for name, value in head.headers.items()
         if name.startswith(_PARAM)
     }
     return orjson.dumps({"params": params}) if params else b""

@@ -21,6 +21,7 @@ class Client:
     """The connection, and a client that reads or does not."""
 
     def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
         self.keeps_up = True
         self.written: list[bytes] = []
         self._reads = asyncio.Event()

@@ -15,6 +15,9 @@ class Transport:
     def write(self, data: bytes) -> None:
         self.writes.append(data)
 
+    def is_closing(self) -> bool:
+        return False
+
 
 def corked() -> tuple[Corked, Transport]:
     transport = Transport()
@@ -37,3 +40,13 @@ async def test_a_transport_learns_of_much_within_the_turn_and_can_tell_who_does_
     assert [len(written) for written in transport.writes] == [90_000]
     await asyncio.sleep(0)
     assert [len(written) for written in transport.writes] == [90_000, 60_000]
+
+
+async def test_what_is_to_be_sent_at_once_waits_for_nothing_but_what_was_written_before() -> None:
+    connection, transport = corked()
+    connection.write_at_once(b"one")
+    assert transport.writes == [b"one"]
+    connection.write(b"two ")
+    connection.write_at_once(b"three")
+    await asyncio.sleep(0)
+    assert transport.writes == [b"one", b"two three"]
