@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +20,7 @@ from trunkline.errors import StartRefused
 from trunkline.toolsets.builtin import demo
 from trunkline.toolsets.changes import Listener, change_of
 from trunkline.toolsets.composed import Composed
+from trunkline.toolsets.direct import DirectTool
 from trunkline.toolsets.hosted import Toolset, discover, load, toolset
 from trunkline.toolsets.member import Member, stop_idle_tracing
 from trunkline.toolsets.names import Names
@@ -57,6 +58,8 @@ class Hosted:
     """Those that the server is known to list; None where it lists none, and answers unknown names itself."""
     repeatable: frozenset[str]
     """Tools, by the names that clients use, whose authors say that calling them twice does no harm."""
+    direct: Callable[[str], DirectTool | None]
+    """The tool that clients know by a name, if it may be called with nothing around it."""
 
 
 def gather(specs: Iterable[str] = ()) -> tuple[Toolset, ...]:
@@ -168,9 +171,11 @@ class Catalog:
                 listed |= {name: member.offer.with_headers.get(tool.name) for name, tool in seen.items()}
                 repeatable |= {name for name, tool in seen.items() if _harmless_twice(tool)}
         if len(members) == 1 and tools.kept(members[0].name) and prompts.kept(members[0].name):
-            lists = members[0].serves("tools/list")
-            return Hosted(members[0].server, members[0].state, listed if lists else None, frozenset(repeatable))
-        return Hosted(Composed(members, tools, prompts), {}, listed, frozenset(repeatable))
+            only = members[0]
+            known = listed if only.serves("tools/list") else None
+            return Hosted(only.server, only.state, known, frozenset(repeatable), only.direct.find)
+        composed = Composed(members, tools, prompts)
+        return Hosted(composed, {}, listed, frozenset(repeatable), composed.direct)
 
     def _miss(self, switch: Switch) -> None:
         if switch.enabled and switch.name not in self._missed:

@@ -41,6 +41,7 @@ from mcp_types.methods import SPEC_CLIENT_METHODS
 from pydantic import BaseModel
 
 from trunkline import __version__
+from trunkline.toolsets.direct import DirectTool
 from trunkline.toolsets.member import Listing, Member, RequestContext, stop_idle_tracing
 from trunkline.toolsets.names import Names
 
@@ -185,6 +186,14 @@ class Composed(Server[Any]):
         if owner is None or member is None or member.server.get_tool_input_schema is None:
             return None
         return member.server.get_tool_input_schema(owner[1])
+
+    def direct(self, seen: str) -> DirectTool | None:
+        """The tool that clients know by this name, if it may be called with nothing around it."""
+        owner = self._tools.owner(seen)
+        member = self._by_name.get(owner[0]) if owner else None
+        if owner is None or member is None or self.middleware:
+            return None
+        return member.direct.find(owner[1])
 
     # Resources: by URI.
 

@@ -29,6 +29,7 @@ from mcp_types.methods import is_input_required
 from opentelemetry.trace import ProxyTracerProvider, get_tracer_provider
 from pydantic import BaseModel
 
+from trunkline.toolsets.direct import DirectTools
 from trunkline.toolsets.parameters import InputSchema
 
 RequestContext = ServerRequestContext[Any, Any]
@@ -84,6 +85,11 @@ class Member:
     state: Any
     """What its lifespan yielded."""
     offer: Offer = field(default_factory=Offer)
+    direct: DirectTools = field(init=False)
+    """Its tools that may be called with nothing around them."""
+
+    def __post_init__(self) -> None:
+        self.direct = DirectTools(self.server)
 
     def serves(self, method: str) -> bool:
         """Whether it has a handler for this request."""

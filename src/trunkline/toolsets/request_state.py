@@ -39,12 +39,13 @@ def _remembered(*, ttl: float = 600.0, audience: str | None = None) -> RequestSt
 RequestStateSecurity.ephemeral = staticmethod(_remembered)  # type: ignore[method-assign]
 
 
-class _Boundary(RequestStateBoundary):
+class Boundary(RequestStateBoundary):
     """The SDK's boundary, out of the way of calls that cannot have a state: those of the eras before it."""
 
     def __call__(  # type: ignore[override] # what it returns is only ever awaited
         self, ctx: ServerRequestContext[Any, Any], call_next: CallNext
     ) -> Awaitable[HandlerResult]:
+        """Let such a call pass, and have the SDK look at any other."""
         if ctx.protocol_version not in MODERN_PROTOCOL_VERSIONS and "requestState" not in (ctx.params or ()):
             return call_next(ctx)
         return super().__call__(ctx, call_next)
@@ -93,7 +94,7 @@ def bind_state(server: Server[Any]) -> None:
 def _shared(toolset: str, key: bytes, ttl: float = 600.0, audience: str | None = None) -> RequestStateBoundary:
     policy = RequestStateSecurity(keys=[key], ttl=ttl, bind_principal=_principal, audience=audience)
     _ephemeral.add(policy)  # another catalog of this process may have another secret
-    return _Boundary(policy, default_audience=toolset)
+    return Boundary(policy, default_audience=toolset)
 
 
 def _principal(ctx: ServerRequestContext[Any, Any]) -> str | None:

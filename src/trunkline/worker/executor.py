@@ -7,6 +7,7 @@ between two calls.
 
 from __future__ import annotations
 
+import contextlib
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -16,12 +17,14 @@ from mcp.server.auth.middleware.auth_context import auth_context_var
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
 from mcp.server.connection import Connection
+from mcp.server.context import HandlerResult
 from mcp.server.runner import modern_error_data
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
     CLIENT_CAPABILITIES_META_KEY,
     CLIENT_INFO_META_KEY,
     INVALID_PARAMS,
+    LOG_LEVEL_META_KEY,
     METHOD_NOT_FOUND,
     PROTOCOL_VERSION_META_KEY,
     ErrorData,
@@ -37,12 +40,13 @@ from trunkline.metrics import Outcome
 from trunkline.toolsets.access import allowed, filter_listing
 from trunkline.toolsets.catalog import Catalog, Hosted, Switch
 from trunkline.toolsets.changes import declare
+from trunkline.toolsets.direct import DirectTool, Text, Unfit
 from trunkline.toolsets.member import MOST_PAGES, hears
 from trunkline.toolsets.parameters import check_headers, with_headers
 from trunkline.worker.answers import Answer
 from trunkline.worker.context import SessionContext, decode_context
 from trunkline.worker.dispatch import CallContext, Client, to_json
-from trunkline.worker.runner import LARGEST_CONTEXT, Runner, introduce, restore
+from trunkline.worker.runner import LARGEST_CONTEXT, Runner, introduce, restore, text_result, usual, vouched_for
 
 log = structlog.get_logger(__name__)
 
@@ -63,36 +67,30 @@ class Executor:
 
     def prepare(self, call: Call, caller: Caller, switches: tuple[Switch, ...], client: Client) -> Execution:
         """Make one message ready to run; nothing of its server has run yet."""
-        body = orjson.loads(call.body)
+        return Execution(call, caller, self._catalog.server_for(switches), client)
+
+
+class Execution:
+    """One message and its server."""
+
+    __slots__ = ("_line", "body", "call", "caller", "client", "hosted", "params", "request_id", "session")
+
+    def __init__(self, call: Call, caller: Caller, hosted: Hosted, client: Client) -> None:
+        self.call = call
+        self.caller = caller
+        self.hosted = hosted
+        self.client = client
+        body: dict[str, Any] = orjson.loads(call.body)
+        self.body = body
         # What a client's response may have beside its result was never looked at: it is not params.
-        params = body.get("params", {}) if "method" in body else {}
-        request_id = body.get("id") if call.wants_answer else None
+        self.params: dict[str, Any] = body.get("params", {}) if "method" in body else {}
+        self.request_id: RequestId | None = body.get("id") if call.wants_answer else None
         if call.transport == "modern":
-            envelope = _envelope(params)
-            session = SessionContext(envelope.get(PROTOCOL_VERSION_META_KEY, LATEST_MODERN_VERSION))
-            context = CallContext(request_id, params, call.transport, session, client)
-            client_info, capabilities = envelope.get(CLIENT_INFO_META_KEY), envelope.get(CLIENT_CAPABILITIES_META_KEY)
-            connection = introduce(call.tenant, session.version, client_info, capabilities, context)
+            version = _envelope(self.params).get(PROTOCOL_VERSION_META_KEY, LATEST_MODERN_VERSION)
+            self.session = SessionContext(version)
         else:
-            session = decode_context(call.context)
-            context = CallContext(request_id, params, call.transport, session, client)
-            connection = restore(call.tenant, call.context, call.session, context)
-        hosted = self._catalog.server_for(switches)
-        return Execution(call, caller, body, hosted, context, connection, session, client)
-
-
-class Execution(NamedTuple):
-    """One message, its server, and the connection as far as the server sees one."""
-
-    call: Call
-    caller: Caller
-    body: dict[str, Any]
-    """The message."""
-    hosted: Hosted
-    context: CallContext
-    connection: Connection
-    session: SessionContext
-    client: Client
+            self.session = decode_context(call.context)
+        self._line: Line | None = None
 
     @property
     def repeatable(self) -> bool:
@@ -103,7 +101,7 @@ class Execution(NamedTuple):
         method = self.body.get("method")
         if method != "tools/call":
             return method in REPEATABLE
-        name = self.body.get("params", {}).get("name")
+        name = self.params.get("name")
         return isinstance(name, str) and name in self.hosted.repeatable
 
     async def run(self) -> Answer:
@@ -114,10 +112,9 @@ class Execution(NamedTuple):
         who, token = _identity(self.call.caller)
         tenant, user = current_tenant_var.set(who), auth_context_var.set(token)
         try:
-            params = self.body.get("params", {})
             if self.call.wants_answer:
-                return await self._request(self.body["method"], params)
-            await self._notification(self.body.get("method", ""), params)
+                return await self._request(self.body["method"], self.params)
+            await self._notification(self.body.get("method", ""), self.params)
             return Answer(b"", "ok")
         finally:
             auth_context_var.reset(user)
@@ -128,7 +125,6 @@ class Execution(NamedTuple):
         changed = b""
         try:
             if method == "tools/call":
-                await self._check_tool(params)
                 result = await self._call_tool(params)
                 if result.get("isError") is True:
                     outcome = "tool_error"
@@ -137,10 +133,10 @@ class Execution(NamedTuple):
             else:
                 result = await self._serve(method, params)
                 result, changed = await self._settle(method, params, result)
-            message = to_json({"jsonrpc": "2.0", "id": self.context.request_id, "result": result})
+            message = to_json({"jsonrpc": "2.0", "id": self.request_id, "result": result})
         except Exception as error:  # noqa: BLE001 - the edge of a message: whatever a server raises is its answer
             outcome = "error"
-            message = error_message(self.context.request_id, modern_error_data(error))
+            message = error_message(self.request_id, modern_error_data(error))
         return Answer(message, outcome, changed)
 
     async def _settle(
@@ -168,7 +164,7 @@ class Execution(NamedTuple):
 
     def _initialized(self, params: dict[str, Any], lists: list[Any]) -> bytes:
         """The session's context after `initialize`; it travels with every call, so its size is bounded."""
-        version = self.connection.protocol_version
+        version = self._connected.connection.protocol_version
         formal = not hears(self.hosted.server, "notifications/initialized")
         context = SessionContext(version, params, self.session.log_level, tuple(lists), formal).encode()
         if len(context) > LARGEST_CONTEXT:
@@ -179,42 +175,89 @@ class Execution(NamedTuple):
         if not method:  # a client's response to a request that no server here can have sent
             log.debug("response dropped")
             return
-        await self._runner.on_notify(self.context, method, params)
-        await _clean_up(self.connection)
+        line = self._connected
+        await line.runner.on_notify(line.context, method, params)
+        await _clean_up(line.connection)
 
     async def _serve(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
         """What the SDK's `serve_one` does, but for a cancel scope around the clean-up, a fifth of its cost."""
+        line = self._connected
         try:
-            return await self._runner.on_request(self.context, method, params)
+            return await line.runner.on_request(line.context, method, params)
         finally:
-            await _clean_up(self.connection)
+            await _clean_up(line.connection)
 
     async def _call_tool(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Call a tool, directly if that comes to the same."""
+        await self._look_for(params.get("name"), params)
+        if self.call.transport == "modern":
+            self._check_headers(params)
+        tool = self.hosted.direct(params["name"]) if self._is_settled(params) else None
+        if tool is not None:
+            with contextlib.suppress(Unfit):
+                return await self._finish(tool, await tool.run(params.get("arguments") or {}))
+        line = self._connected
         try:
-            return await self._runner.call_tool(self.context, params)
+            return await line.runner.call_tool(line.context, params)
         finally:
-            await _clean_up(self.connection)
+            await _clean_up(line.connection)
+
+    def _is_settled(self, params: dict[str, Any]) -> bool:
+        """Whether nothing in a tool's params but its arguments is left to check, and its client was introduced."""
+        if not usual(params):
+            return False
+        if self.call.transport != "modern":
+            return self.session.client is not None
+        said = _envelope(params)
+        client = said.get(CLIENT_INFO_META_KEY), said.get(CLIENT_CAPABILITIES_META_KEY)
+        return LOG_LEVEL_META_KEY not in said and vouched_for(self.call.tenant, self.session.version, *client)
+
+    async def _finish(self, tool: DirectTool, result: Text | HandlerResult) -> dict[str, Any]:
+        if isinstance(result, Text):
+            return text_result(self.hosted.server, self.session.version, result)
+        line = self._connected
+        return await line.runner.finish(line.context, tool, self.params, result)
 
     @property
-    def _runner(self) -> Runner:
-        return Runner(self.hosted.server, self.connection, self.hosted.lifespan_state)
+    def _connected(self) -> Line:
+        """What the SDK needs of the message's client; most calls of tools do not."""
+        if self._line is None:
+            call, session = self.call, self.session
+            context = CallContext(self.request_id, self.params, call.transport, session, self.client)
+            if call.transport == "modern":
+                said = _envelope(self.params)
+                client = said.get(CLIENT_INFO_META_KEY), said.get(CLIENT_CAPABILITIES_META_KEY)
+                connection = introduce(call.tenant, session.version, *client, context)
+            else:
+                connection = restore(call.tenant, call.context, call.session, context)
+            runner = Runner(self.hosted.server, connection, self.hosted.lifespan_state)
+            self._line = Line(context, connection, runner)
+        return self._line
 
-    async def _check_tool(self, params: dict[str, Any]) -> None:
+    async def _look_for(self, name: object, params: dict[str, Any]) -> None:
         """Refuse what does not exist or is not the key's to call (specification, server/tools, error handling).
 
         The SDK's `MCPServer` would answer a result that looks like a failure of the tool.
 
         Raises:
-            MCPError: -32602, the same for both; -32020, a header says something else than its argument.
+            MCPError: -32602, the same for both.
         """
-        name, tools = params.get("name"), self.hosted.tools
+        tools = self.hosted.tools
         known = isinstance(name, str) and allowed(self.caller.tools, name)
         if known and tools is not None and name not in tools:
             await self._list_tools(params)
             known = name in tools
         if not known:
             raise MCPError(code=INVALID_PARAMS, message=f"Unknown tool: {name}")
-        if self.call.transport == "modern" and tools is not None and (schema := tools.get(str(name))) is not None:
+
+    def _check_headers(self, params: dict[str, Any]) -> None:
+        """Compare what a stateless request says twice.
+
+        Raises:
+            MCPError: -32020, a header says something else than its argument.
+        """
+        schema = (self.hosted.tools or {}).get(params["name"])
+        if schema is not None:
             headers = orjson.loads(self.call.context)["params"] if self.call.context else {}
             check_headers(schema, params.get("arguments"), headers)
 
@@ -230,6 +273,14 @@ class Execution(NamedTuple):
             cursor = listing.get("nextCursor")
             if cursor is None:
                 break
+
+
+class Line(NamedTuple):
+    """What leads from a server to the client of a message, as far as it sees one."""
+
+    context: CallContext
+    connection: Connection
+    runner: Runner
 
 
 async def _clean_up(connection: Connection) -> None:

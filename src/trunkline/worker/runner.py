@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 from mcp.server.connection import Connection
 from mcp.server.context import HandlerResult, ServerRequestContext
+from mcp.server.lowlevel import Server
 from mcp.server.runner import ServerRunner, _dump_result, _extract_meta
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
@@ -26,11 +27,13 @@ from mcp_types import (
     CallToolResult,
     ErrorData,
     InitializeRequestParams,
+    InputRequiredResult,
     TextContent,
 )
 from mcp_types.methods import SPEC_CLIENT_METHODS, validate_client_request
 from mcp_types.version import LATEST_HANDSHAKE_VERSION, MODERN_PROTOCOL_VERSIONS, is_version_at_least
 
+from trunkline.toolsets.direct import DirectTool, Text
 from trunkline.worker.context import LARGEST_KNOWN, MOST_KNOWN, SessionContext, decode_context
 from trunkline.worker.dispatch import CallContext
 
@@ -56,7 +59,7 @@ class Runner(ServerRunner[Any]):
     async def call_tool(self, context: CallContext, params: Mapping[str, Any]) -> dict[str, Any]:
         """`on_request` of a `tools/call`, whose params are checked once where the SDK checks them twice."""
         version = self.connection.protocol_version
-        if not _usual(params) or (version in MODERN_PROTOCOL_VERSIONS and not self._vouched_for(params)):
+        if not usual(params) or (version in MODERN_PROTOCOL_VERSIONS and not self._vouched_for(params)):
             return await self.on_request(context, "tools/call", params)
         ctx = self._make_context(context, "tools/call", params, _extract_meta(params), version)
         return _dump_result(await self._compose_server_middleware(partial(self._handle, params))(ctx))
@@ -64,6 +67,22 @@ class Runner(ServerRunner[Any]):
     def _vouched_for(self, params: Mapping[str, Any]) -> bool:
         vouched: bool = getattr(self.connection, "vouched", False)
         return vouched and LOG_LEVEL_META_KEY not in params.get("_meta", ())
+
+    async def finish(
+        self, context: CallContext, tool: DirectTool, params: Mapping[str, Any], result: HandlerResult
+    ) -> dict[str, Any]:
+        """The wire form of what a tool has returned that was called directly."""
+        version = self.connection.protocol_version
+        if isinstance(result, InputRequiredResult):  # which the tool's own server seals
+            raw = {**params, "name": tool.name}
+            ctx = self._make_context(context, "tools/call", raw, _extract_meta(params), version)
+
+            async def given(_: ServerRequestContext[Any, Any]) -> HandlerResult:
+                return result
+
+            own = Runner(tool.server, self.connection, self.lifespan_state)
+            result = await own._compose_server_middleware(given)(ctx)
+        return self._serialize("tools/call", version, result)
 
     async def _handle(self, checked: Mapping[str, Any], ctx: ServerRequestContext[Any, Any]) -> HandlerResult:
         """What the SDK does for a request inside the middleware, which may have put something else in its place."""
@@ -82,10 +101,9 @@ class Runner(ServerRunner[Any]):
 
     def _stamp_server_info(self, version: str, result: dict[str, Any]) -> dict[str, Any]:
         """The SDK's stamp, which copies deeply what seldom has any depth."""
-        stamp = self.server._server_info_stamp_source  # noqa: SLF001
-        if version not in MODERN_PROTOCOL_VERSIONS or "_meta" in result or "icons" in stamp:
+        if version not in MODERN_PROTOCOL_VERSIONS or "_meta" in result:
             return super()._stamp_server_info(version, result)
-        result["_meta"] = {SERVER_INFO_META_KEY: dict(stamp)}
+        result["_meta"] = _stamp(self.server)
         return result
 
     def _serialize(self, method: str, version: str, result: HandlerResult) -> dict[str, Any]:
@@ -98,7 +116,25 @@ class Runner(ServerRunner[Any]):
         return self._stamp_server_info(version, plain)
 
 
-def _usual(params: Mapping[str, Any]) -> bool:
+def _stamp(server: Server[Any]) -> dict[str, Any]:
+    source = server._server_info_stamp_source  # noqa: SLF001
+    return {SERVER_INFO_META_KEY: server.server_info_stamp if "icons" in source else dict(source)}
+
+
+def text_result(server: Server[Any], version: str, result: Text) -> dict[str, Any]:
+    """The wire form of one text, valid by construction."""
+    wire: dict[str, Any] = {"content": [{"text": result.text, "type": "text"}], "isError": False}
+    modern = version in MODERN_PROTOCOL_VERSIONS
+    if modern:
+        wire["resultType"] = "complete"
+    if result.structured is not None:
+        wire["structuredContent"] = result.structured
+    if modern:
+        wire["_meta"] = _stamp(server)
+    return wire
+
+
+def usual(params: Mapping[str, Any]) -> bool:
     """Whether the handler's own check says all that the one by the revision's schema would."""
     rest = len(params) - ("name" in params) - ("arguments" in params)
     if rest:
@@ -186,9 +222,18 @@ def restore(tenant: str, context: bytes, session_id: str, channel: CallContext) 
 
 def introduce(tenant: str, version: str, info: object, capabilities: object, channel: CallContext) -> Connection:
     """The connection of a stateless request, by what its `_meta` says of the client; see `restore`."""
+    return _connection(_introduced(tenant, version, info, capabilities), None, channel)
+
+
+def vouched_for(tenant: str, version: str, info: object, capabilities: object) -> bool:
+    """Whether what a stateless request says of its client is as the revision wants it."""
+    vouched: bool = _introduced(tenant, version, info, capabilities)["vouched"]
+    return vouched
+
+
+def _introduced(tenant: str, version: str, info: object, capabilities: object) -> dict[str, Any]:
     said = orjson.dumps([info, capabilities])
-    template = (_of_request if len(said) <= LARGEST_KNOWN else _of_request.__wrapped__)(tenant, version, said)
-    return _connection(template, None, channel)
+    return (_of_request if len(said) <= LARGEST_KNOWN else _of_request.__wrapped__)(tenant, version, said)
 
 
 def _connection(template: dict[str, Any], session_id: str | None, channel: CallContext) -> Connection:
