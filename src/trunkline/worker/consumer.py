@@ -94,7 +94,7 @@ class Consumer:
         waiting = self._slots.withdraw(call_id)
         if waiting is not None:
             self._metrics.executed("cancelled")
-            self._aside(self._outbox.publish(waiting, b"", "cancelled"))
+            self._outbox.publish(waiting, b"", "cancelled")
         running = self._running.get(call_id)
         if running is not None and not running.over:
             running.over = True
@@ -131,8 +131,7 @@ class Consumer:
         try:
             await reader.identify()
             self._reader = reader
-            for call in await reader.recover():
-                self._claimed(call)
+            self._claimed(await reader.recover())
             while not self._stopping:
                 free = self._slots.claimable
                 if not free:
@@ -143,25 +142,26 @@ class Consumer:
                 if self._stopping:
                     await self._hand_back(claimed, begun=False)
                     return
-                for call in claimed:
-                    self._claimed(call)
+                self._claimed(claimed)
                 if len(claimed) >= _BUSY:
                     await asyncio.sleep(_GATHER)
         finally:
             self._reader = None
             connection.close()
 
-    def _claimed(self, call: Call) -> None:
-        if call.id in self._slots:
-            self._renew(call)
-            return
-        waited = (self._clock.now_ms() - call.enqueued_ms) / 1000
-        self._metrics.claim_total.inc()
-        self._metrics.claim_wait_seconds.observe(waited)
-        if stations.on:
-            stations.log("claim", call=call.id, session=call.session, waited_ms=round(waited * 1000, 1))
-        if self._slots.admit(call):
-            self._begin(call)
+    def _claimed(self, calls: Sequence[Call]) -> None:
+        now = self._clock.now_ms()
+        for call in calls:
+            if call.id in self._slots:
+                self._renew(call)
+                continue
+            waited = (now - call.enqueued_ms) / 1000
+            self._metrics.claim_total.inc()
+            self._metrics.claim_wait_seconds.observe(waited)
+            if stations.on:
+                stations.log("claim", call=call.id, session=call.session, waited_ms=round(waited * 1000, 1))
+            if self._slots.admit(call):
+                self._begin(call)
 
     def _renew(self, call: Call) -> None:
         """A call that is here already was given out again.
@@ -186,14 +186,12 @@ class Consumer:
         running = self._running[call.id]
         try:
             answer = await self._execute_safely(running)
-            if answer is not None and not running.over:
-                await self._publish(running, answer)
-            elif answer is not None:
-                await self._publish_as_claimed(running, Answer(b"", "cancelled"))  # acknowledges; nobody waits
+            if answer is not None:
+                await (self._acknowledge(running) if running.over else self._publish(running, answer))
         except asyncio.CancelledError:
             if not running.over:
                 raise
-            await self._publish_as_claimed(running, Answer(b"", "cancelled"))
+            await self._acknowledge(running)
         finally:
             del self._running[call.id]
             self._metrics.running_calls.dec()
@@ -241,9 +239,13 @@ class Consumer:
         if tenant is None or tenant.id != caller.tenant_id:
             return in_its_place(call, "The tenant does not exist any more.")
         execution = self._executor.prepare(call, caller, tenant.toolsets, self.clients.of(running))
+        running.repeatable = execution.repeatable
         if call.attempt >= MOST_ATTEMPTS:
             return await self._execute_on_probation(running, execution)
-        return await self._execute_now(execution) if await self._may_begin(running, execution) else None
+        if _must_be_recorded(call, running.repeatable) and not await self._may_begin(running):
+            return None
+        running.begun = True
+        return await self._execute_now(execution)
 
     async def _execute_now(self, execution: Execution) -> Answer:
         call = execution.call
@@ -261,26 +263,24 @@ class Consumer:
             proven = self._loop.time() - PROBATION
             young = [other.task for other in self._running.values() if other is not running and other.since > proven]
             await on_probation.suspect(young)
-            if not await self._may_begin(running, execution):
+            if not await self._may_begin(running):
                 return None
+            running.begun = True
             on_probation.begun()
             return await self._execute_now(execution)
 
-    async def _may_begin(self, running: Running, execution: Execution) -> bool:
+    async def _may_begin(self, running: Running) -> bool:
         """Record the start where it must be known if this worker dies; False where the call is not ours to begin."""
-        running.repeatable = execution.repeatable
         verdict, asked = Verdict.GO, None
         while running.call is not asked:  # it may be given out again while Redis is asked
             asked = running.call
-            if asked.wants_answer and (asked.attempt > 1 or not running.repeatable):
+            if _must_be_recorded(asked, running.repeatable):
                 verdict = await self._attempts.start(asked, running.repeatable)
         if verdict is not Verdict.GO:
             running.over = True
             if verdict is Verdict.GONE:
-                await self._publish_as_claimed(running, Answer(b"", "cancelled"))
-            return False
-        running.begun = True
-        return True
+                await self._acknowledge(running)
+        return verdict is Verdict.GO
 
     async def _publish(self, running: Running, answer: Answer) -> None:
         call = running.call
@@ -288,7 +288,9 @@ class Consumer:
         if len(answer.message) > self._settings.outbox_max_bytes:
             answer = in_its_place(call, "The result is larger than this server can deliver.")
         started = time.perf_counter()
-        offset = await self._publish_as_claimed(running, answer)
+        offset = await self._outbox.publish(call, answer.message, answer.outcome, answer.context)
+        if not offset and running.call is not call:
+            offset = await self._publish_as_claimed(running, answer)
         self._metrics.publish_seconds.observe(time.perf_counter() - started)
         if call.wants_answer:
             self._metrics.executed(answer.outcome)
@@ -303,6 +305,10 @@ class Consumer:
             offset = await self._outbox.publish(call, answer.message, answer.outcome, answer.context)
             if offset or running.call is call:
                 return offset
+
+    async def _acknowledge(self, running: Running) -> None:
+        """Have Redis forget a call for whose answer nobody waits."""
+        await self._publish_as_claimed(running, Answer(b"", "cancelled"))
 
     # Deadlines.
 
@@ -365,3 +371,8 @@ class Consumer:
         if calls:
             with contextlib.suppress(Unavailable, RedisRefusal):
                 log.info("handing back", calls=await self._attempts.hand_back(calls, begun=begun))
+
+
+def _must_be_recorded(call: Call, repeatable: bool) -> bool:
+    """Whether it makes a difference, should this worker die, that an attempt has begun."""
+    return call.wants_answer and (call.attempt > 1 or not repeatable)

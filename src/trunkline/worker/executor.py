@@ -7,7 +7,6 @@ between two calls.
 
 from __future__ import annotations
 
-import contextlib
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -17,7 +16,6 @@ from mcp.server.auth.middleware.auth_context import auth_context_var
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
 from mcp.server.connection import Connection
-from mcp.server.context import HandlerResult
 from mcp.server.runner import modern_error_data
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
@@ -40,7 +38,7 @@ from trunkline.metrics import Outcome
 from trunkline.toolsets.access import allowed, filter_listing
 from trunkline.toolsets.catalog import Catalog, Hosted, Switch
 from trunkline.toolsets.changes import declare
-from trunkline.toolsets.direct import DirectTool, Text, Unfit
+from trunkline.toolsets.direct import Text, Unfit
 from trunkline.toolsets.member import MOST_PAGES, hears
 from trunkline.toolsets.parameters import check_headers, with_headers
 from trunkline.worker.answers import Answer
@@ -189,13 +187,21 @@ class Execution:
 
     async def _call_tool(self, params: dict[str, Any]) -> dict[str, Any]:
         """Call a tool, directly if that comes to the same."""
-        await self._look_for(params.get("name"), params)
+        name, tools = params.get("name"), self.hosted.tools
+        if type(name) is not str or tools is None or name not in tools or not allowed(self.caller.tools, name):
+            await self._look_for(name, params)
         if self.call.transport == "modern":
             self._check_headers(params)
         tool = self.hosted.direct(params["name"]) if self._is_settled(params) else None
         if tool is not None:
-            with contextlib.suppress(Unfit):
-                return await self._finish(tool, await tool.run(params.get("arguments") or {}))
+            try:
+                result = await tool.run(params.get("arguments") or {})
+            except Unfit:
+                pass  # nothing has run
+            else:
+                if isinstance(result, Text):
+                    return text_result(self.hosted.server, self.session.version, result)
+                return await self._connected.runner.finish(tool, params, result)
         line = self._connected
         try:
             return await line.runner.call_tool(line.context, params)
@@ -211,12 +217,6 @@ class Execution:
         said = _envelope(params)
         client = said.get(CLIENT_INFO_META_KEY), said.get(CLIENT_CAPABILITIES_META_KEY)
         return LOG_LEVEL_META_KEY not in said and vouched_for(self.call.tenant, self.session.version, *client)
-
-    async def _finish(self, tool: DirectTool, result: Text | HandlerResult) -> dict[str, Any]:
-        if isinstance(result, Text):
-            return text_result(self.hosted.server, self.session.version, result)
-        line = self._connected
-        return await line.runner.finish(line.context, tool, self.params, result)
 
     @property
     def _connected(self) -> Line:

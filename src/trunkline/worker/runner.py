@@ -68,13 +68,12 @@ class Runner(ServerRunner[Any]):
         vouched: bool = getattr(self.connection, "vouched", False)
         return vouched and LOG_LEVEL_META_KEY not in params.get("_meta", ())
 
-    async def finish(
-        self, context: CallContext, tool: DirectTool, params: Mapping[str, Any], result: HandlerResult
-    ) -> dict[str, Any]:
+    async def finish(self, tool: DirectTool, params: Mapping[str, Any], result: HandlerResult) -> dict[str, Any]:
         """The wire form of what a tool has returned that was called directly."""
         version = self.connection.protocol_version
         if isinstance(result, InputRequiredResult):  # which the tool's own server seals
             raw = {**params, "name": tool.name}
+            context: Any = self.connection.outbound
             ctx = self._make_context(context, "tools/call", raw, _extract_meta(params), version)
 
             async def given(_: ServerRequestContext[Any, Any]) -> HandlerResult:

@@ -165,8 +165,10 @@ class Slots:
                 self._give(group)
 
     def _fill(self) -> list[Call]:
+        begun: list[Call] = []
+        if not self._asking and not self._waiting:
+            return begun
         self._lend_all()
-        begun = []
         while not self._closed and len(self._running) < self._concurrency and (following := self._next()) is not None:
             self._take(following)
             begun.append(following)
