@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, NamedTuple, cast
@@ -19,9 +19,6 @@ Transport = Literal["sse", "http", "json", "modern"]
 everything. `json`: the same from a client that takes its answer as JSON alone, with no way for anything else.
 `modern`: a stateless POST (2026-07-28), notifications but no requests.
 """
-
-
-_NO_MORE: Mapping[bytes, bytes] = {}
 
 
 class UnknownVersion(ValueError):
@@ -104,21 +101,13 @@ class Call(NamedTuple):
         if version != VERSION:
             raise UnknownVersion(f"lane entry {entry.decode()} has version {version}")
         _, _, _, body, _, caller, _, context, *others = fields
-        more = dict(zip(others[::2], others[1::2], strict=True)) if others else _NO_MORE
-        return cls(
-            id=call,
-            tenant=tenant,
-            session=session,
-            body=body,
-            caller=caller,
-            context=context,
-            enqueued_ms=int(enqueued_ms),
-            deadline_ms=int(deadline_ms),
-            lane=lane,
-            entry=entry,
-            attempt=int(more.get(b"n", b"1")),
-            transport=cast("Transport", more[b"t"].decode()) if b"t" in more else "sse",
-        )
+        attempt, transport = 1, "sse"
+        if others:
+            more = dict(zip(others[::2], others[1::2], strict=True))
+            attempt, transport = int(more.get(b"n", b"1")), more.get(b"t", b"sse").decode()
+        way = cast("Transport", transport)
+        times = int(enqueued_ms), int(deadline_ms)
+        return cls(call, tenant, session, body, caller, context, *times, lane, entry, attempt, way)
 
 
 class Delivery(NamedTuple):
