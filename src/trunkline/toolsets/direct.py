@@ -52,8 +52,8 @@ class DirectTool:
         """The one that it is a tool of."""
         self._tool = tool
         self._metadata = metadata
-        self._tool_was = dict(vars(tool))
-        self._metadata_was = dict(vars(metadata))
+        self._tool_was = dict(tool.__dict__)
+        self._metadata_was = dict(metadata.__dict__)
         self._arguments = metadata.arg_model
         fields = metadata.arg_model.model_fields
         self._names = [(name, field.alias or name) for name, field in fields.items()]
@@ -74,7 +74,9 @@ class DirectTool:
 
     def is_still(self, tool: Tool) -> bool:
         """Whether this is what would be made of the tool now; the same objects are not looked into."""
-        return tool is self._tool and vars(tool) == self._tool_was and vars(self._metadata) == self._metadata_was
+        return (
+            tool is self._tool and tool.__dict__ == self._tool_was and self._metadata.__dict__ == self._metadata_was
+        )
 
     async def run(self, arguments: dict[str, Any]) -> Text | HandlerResult:
         """Call the tool; anything but `Text` is what the SDK's own handler would return.
@@ -122,28 +124,29 @@ class DirectTools:
 
     def find(self, name: str) -> DirectTool | None:
         """The tool of this name, if it may."""
-        author = self._author
-        if author is None or "call_tool" in vars(author):
+        author, server = self._author, self._server
+        if author is None or "call_tool" in author.__dict__:
             return None
-        if self._server.get_request_handler("tools/call") is not self._entry or not self._unobserved():
+        if server.middleware != self._middleware and not self._is_unobserved():
+            return None
+        if server.get_request_handler("tools/call") is not self._entry:
             return None
         tool = author._tool_manager.get_tool(name)  # noqa: SLF001 - as `_handle_call_tool` does
         if tool is None:
             return None
         known = self._known.get(name)
-        if known is not None and known.is_still(tool):
-            return known
-        if not _is_plain(tool):
-            return None
-        known = self._known[name] = DirectTool(self._server, tool)
+        if known is None or not known.is_still(tool):
+            if not _is_plain(tool):
+                return None
+            known = self._known[name] = DirectTool(server, tool)
         return known
 
-    def _unobserved(self) -> bool:
+    def _is_unobserved(self) -> bool:
         """Whether nothing of the author's sees calls pass."""
-        if self._server.middleware != self._middleware:
-            if any(type(one) not in _ASIDE for one in self._server.middleware):
-                return False
-            self._middleware = list(self._server.middleware)
+        middleware = list(self._server.middleware)
+        if any(type(one) not in _ASIDE for one in middleware):
+            return False
+        self._middleware = middleware
         return True
 
 

@@ -85,7 +85,7 @@ class Execution:
         self.request_id: RequestId | None = body.get("id") if call.wants_answer else None
         if call.transport == "modern":
             version = _envelope(self.params).get(PROTOCOL_VERSION_META_KEY, LATEST_MODERN_VERSION)
-            self.session = SessionContext(version)
+            self.session = _stateless(version)
         else:
             self.session = decode_context(call.context)
         self._line: Line | None = None
@@ -291,6 +291,10 @@ async def _clean_up(connection: Connection) -> None:
         await connection.exit_stack.aclose()
     except Exception:  # what a server's clean-up raises must not replace the answer
         log.exception("clean-up after a call failed")
+
+
+_stateless = lru_cache(16)(SessionContext)
+"""All that is settled of a stateless request: its revision."""
 
 
 def _envelope(params: dict[str, Any]) -> dict[str, Any]:
