@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
 import structlog
@@ -35,7 +34,7 @@ class Outbox:
         self._record_ms = settings.session_ttl * 1000
         self._question_ms = int(settings.client_timeout * 1000) + 60_000
 
-    def publish(self, call: Call, message: bytes, outcome: str, context: bytes = b"") -> asyncio.Future[int]:
+    async def publish(self, call: Call, message: bytes, outcome: str, context: bytes = b"") -> int:
         """Publish the answer of a call, with its audit event, and acknowledge the call; all of it or nothing.
 
         Args:
@@ -47,7 +46,8 @@ class Outbox:
         Returns:
             The offset in the outbox, or 0 when nobody waits for it: answered, cancelled or past its deadline.
         """
-        return self._publishing.add(call.lane, (call, message, outcome, context))
+        offset: int = await self._publishing.add(call.lane, (call, message, outcome, context))
+        return offset
 
     async def _publish(self, lane: int, publications: Sequence[_Publication]) -> Sequence[int]:
         keys = self._redis.keys

@@ -94,7 +94,7 @@ class Consumer:
         waiting = self._slots.withdraw(call_id)
         if waiting is not None:
             self._metrics.executed("cancelled")
-            self._outbox.publish(waiting, b"", "cancelled")
+            self._aside(self._outbox.publish(waiting, b"", "cancelled"))
         running = self._running.get(call_id)
         if running is not None and not running.over:
             running.over = True
