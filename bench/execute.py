@@ -1,6 +1,7 @@
 """What station 4 costs alone: CPU of one small `tools/call` in the executor, without Redis, in each era.
 
-`python -m bench.execute` prints microseconds of CPU per call, the least of several rounds.
+`python -m bench.execute` prints microseconds of CPU per call, the least of several rounds: of a tool that is called
+directly, as most are, and of the same with a `Context`, for which all that the SDK makes of a request is needed.
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ from collections.abc import Mapping
 
 import orjson
 import uvloop
+from mcp.server.mcpserver import Context, MCPServer
 from pydantic import SecretStr
 
 from bench import TOOL
+from bench.echo import server as direct
 from trunkline.envelope import Call, Caller
 from trunkline.tenants.model import ToolsetSwitch
-from trunkline.toolsets.catalog import Catalog, gather
+from trunkline.toolsets.catalog import Catalog
+from trunkline.toolsets.hosted import toolset
 from trunkline.worker.clients import CallClient
 from trunkline.worker.context import SessionContext
 from trunkline.worker.executor import Executor
@@ -31,6 +35,14 @@ ENVELOPE = {
     f"{PREFIX}clientInfo": CLIENT["clientInfo"],
     f"{PREFIX}clientCapabilities": {},
 }
+
+with_context: MCPServer = MCPServer("bench", log_level="WARNING")
+
+
+@with_context.tool(name=TOOL)
+async def echo(text: str, ctx: Context) -> str:
+    """Give back the text, having asked for the context."""
+    return text
 
 
 def calls() -> Mapping[str, Call]:
@@ -60,16 +72,21 @@ async def _run(executor: Executor, call: Call, times: int) -> float:
     return spent / times * 1e6
 
 
-async def main() -> None:
-    async with Catalog(gather(["bench.echo:server"]), secret=SecretStr("s" * 32)) as catalog:
+async def _measure(server: MCPServer) -> Mapping[str, list[float]]:
+    found: dict[str, list[float]] = {name: [] for name in calls()}
+    async with Catalog([toolset(server, "bench")], secret=SecretStr("s" * 32)) as catalog:
         executor = Executor(catalog)
-        found: dict[str, list[float]] = {name: [] for name in calls()}
         for _ in range(ROUNDS):
             for name, call in calls().items():
                 gc.collect()
                 found[name].append(await _run(executor, call, CALLS))
-        for name, each in found.items():
-            print(f"{name:8} {min(each):6.1f} us  (median {sorted(each)[len(each) // 2]:.1f})")
+    return found
+
+
+async def main() -> None:
+    for kind, server in (("direct", direct), ("context", with_context)):
+        for name, each in (await _measure(server)).items():
+            print(f"{kind:8} {name:8} {min(each):6.1f} us  (median {sorted(each)[len(each) // 2]:.1f})")
 
 
 if __name__ == "__main__":
