@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict, deque
+from collections import OrderedDict, deque
 
 from trunkline.envelope import Call
 from trunkline.streams.lost import MOST_ATTEMPTS
@@ -32,11 +32,11 @@ class Slots:
         self._running: dict[str, Call] = {}
         self._lent: dict[str, Call] = {}
         """Those that wait for their clients and hold no slot."""
-        self._lenders: Counter[str] = Counter()
+        self._lenders: dict[str, int] = {}
         """The same by tenant."""
         self._asking: dict[str, None] = {}
         """Those that wait for their clients and hold a slot that they could not lend yet; the longest first."""
-        self._held: Counter[str] = Counter()
+        self._held: dict[str, int] = {}
         """Slots by tenant."""
         self._waiting: OrderedDict[str, deque[Call]] = OrderedDict()
         """By tenant; whose turn is next stands first."""
@@ -70,7 +70,7 @@ class Slots:
         self._ids.discard(call.id)
         self._asking.pop(call.id, None)
         if self._return(call) is None:
-            self._give(_group(self._running.pop(call.id)))
+            _subtract(self._held, _group(self._running.pop(call.id)))
         return self._fill()
 
     def lend(self, call: Call) -> list[Call]:
@@ -91,9 +91,9 @@ class Slots:
         """A call has shown that it does not end its worker at once; which of those that wait may begin now."""
         running = self._running.get(call.id)
         if running is not None and _group(running) == _LAST:
-            self._give(_LAST)
+            _subtract(self._held, _LAST)
             self._running[call.id] = running._replace(attempt=1)
-            self._held[running.tenant] += 1
+            _add(self._held, running.tenant)
         return self._fill()
 
     def close(self) -> None:
@@ -136,33 +136,26 @@ class Slots:
         return waiting
 
     def _may(self, group: str) -> bool:
-        return self._held[group] < (1 if group == _LAST else self._cap)
-
-    def _give(self, group: str) -> None:
-        self._held[group] -= 1
-        if not self._held[group]:
-            del self._held[group]
+        return self._held.get(group, 0) < (1 if group == _LAST else self._cap)
 
     def _take(self, call: Call) -> None:
         self._running[call.id] = call
-        self._held[_group(call)] += 1
+        _add(self._held, _group(call))
 
     def _return(self, call: Call) -> Call | None:
         lent = self._lent.pop(call.id, None)
         if lent is not None:
-            self._lenders[lent.tenant] -= 1
-            if not self._lenders[lent.tenant]:
-                del self._lenders[lent.tenant]
+            _subtract(self._lenders, lent.tenant)
         return lent
 
     def _lend_all(self) -> None:
         for call in [self._running[call_id] for call_id in self._asking]:
             group = _group(call)
-            if group != _LAST and len(self._lent) < self._concurrency and self._lenders[group] < self._cap:
+            if group != _LAST and len(self._lent) < self._concurrency and self._lenders.get(group, 0) < self._cap:
                 del self._asking[call.id]
                 self._lent[call.id] = self._running.pop(call.id)
-                self._lenders[group] += 1
-                self._give(group)
+                _add(self._lenders, group)
+                _subtract(self._held, group)
 
     def _fill(self) -> list[Call]:
         begun: list[Call] = []
@@ -188,3 +181,15 @@ class Slots:
 
 def _group(call: Call) -> str:
     return call.tenant if call.attempt < MOST_ATTEMPTS else _LAST
+
+
+def _add(counts: dict[str, int], group: str) -> None:
+    counts[group] = counts.get(group, 0) + 1
+
+
+def _subtract(counts: dict[str, int], group: str) -> None:
+    left = counts[group] - 1
+    if left:
+        counts[group] = left
+    else:
+        del counts[group]
