@@ -113,7 +113,10 @@ class DirectTool:
 
 
 class DirectTools:
-    """Those tools of a server that may be called directly, now: each change of the server's counts at once."""
+    """Those tools of a server that may be called directly, now: each change of the server or a tool counts at once.
+
+    What was put around the functions of the SDK's classes is seen if that was done before a tool is first called.
+    """
 
     def __init__(self, server: Server[Any]) -> None:
         self._entry = server.get_request_handler("tools/call")
@@ -131,7 +134,10 @@ class DirectTools:
             return None
         if server.get_request_handler("tools/call") is not self._entry:
             return None
-        tool = author._tool_manager.get_tool(name)  # noqa: SLF001 - as `_handle_call_tool` does
+        manager = author._tool_manager  # noqa: SLF001 - as `call_tool` does
+        if type(manager) is not ToolManager or "call_tool" in manager.__dict__:
+            return None
+        tool = manager.get_tool(name)
         if tool is None:
             return None
         known = self._known.get(name)

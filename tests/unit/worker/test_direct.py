@@ -15,7 +15,7 @@ from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.extension import Extension
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ResourceError, ToolError, UnexpectedToolError
-from mcp.server.mcpserver.tools import Tool
+from mcp.server.mcpserver.tools import Tool, ToolManager
 from mcp.server.mcpserver.utilities.types import Image
 from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolRequestParams, CallToolResult, ErrorData, InputRequiredResult, TextContent
@@ -330,6 +330,17 @@ async def handle(ctx: ServerRequestContext[Any, Any], params: CallToolRequestPar
     return CallToolResult(content=[TextContent(text="handled")])
 
 
+class Managing(ToolManager):
+    async def call_tool(self, *args: Any, **options: Any) -> Any:
+        return CallToolResult(content=[TextContent(text="managed")])
+
+
+def managed() -> MCPServer[Any]:
+    server = workshop()
+    server._tool_manager = Managing(tools=server._tool_manager.list_tools())
+    return server
+
+
 def handled() -> MCPServer[Any]:
     server = workshop()
     server._lowlevel_server.add_request_handler("tools/call", CallToolRequestParams, handle)
@@ -343,9 +354,10 @@ def handled() -> MCPServer[Any]:
         (lambda: with_tool(Overriding("workshop"), whose), "whose", b"overridden"),
         (lambda: workshop(extensions=[Intercepting()]), "whose", b"intercepted"),
         (lambda: workshop(middleware=[observe]), "whose", b"observed"),
+        (managed, "whose", b"managed"),
         (handled, "whose", b"handled"),
     ],
-    ids=["context", "overridden", "intercepted", "observed", "handled"],
+    ids=["context", "overridden", "intercepted", "observed", "managed", "handled"],
 )
 @pytest.mark.parametrize("switches", [ALONE, BESIDE], ids=["alone", "beside"])
 async def test_what_an_author_has_put_in_between_is_not_passed_by(
