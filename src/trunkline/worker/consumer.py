@@ -239,9 +239,9 @@ class Consumer:
         if tenant is None or tenant.id != caller.tenant_id:
             return in_its_place(call, "The tenant does not exist any more.")
         execution = self._executor.prepare(call, caller, tenant.toolsets, self.clients.of(running))
-        running.repeatable = execution.repeatable
         if call.attempt >= MOST_ATTEMPTS:
             return await self._execute_on_probation(running, execution)
+        running.repeatable = execution.repeatable
         if _must_be_recorded(call, running.repeatable) and not await self._may_begin(running):
             return None
         running.begun = True
@@ -263,6 +263,7 @@ class Consumer:
             proven = self._loop.time() - PROBATION
             young = [other.task for other in self._running.values() if other is not running and other.since > proven]
             await on_probation.suspect(young)
+            running.repeatable = execution.repeatable
             if not await self._may_begin(running):
                 return None
             running.begun = True
