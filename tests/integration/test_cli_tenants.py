@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import redis
 
+from trunkline.audit.seed import seed
 from trunkline.cli import command
 from trunkline.settings import Settings
 from trunkline.streams.keys import Keys
@@ -167,7 +168,7 @@ def test_calls_that_were_set_aside_are_listed_with_what_they_cost(trunkline, set
         "tenant": tenant["id"],
         "session": "s1",
         "workers": "w1 w2 w3",
-        "e": '{"target":"leave"}',
+        "e": seed(actor="", pod="api-1", target="leave", arguments={}),
     }
     with redis.Redis.from_url(settings.redis_url) as client:
         client.xadd(stream, fields)
