@@ -7,10 +7,11 @@ import re
 from alembic import context
 
 import trunkline.audit.models
+import trunkline.tenants.account_tables
 import trunkline.tenants.tables  # noqa: F401 declares its tables
 from trunkline.db import Base
 
-PARTITION = re.compile(r"audit_events_(default|\d{4}_\d{2})")
+PARTITION = re.compile(r"audit_(?:events|unchained)_(default|\d{4}_\d{2})")
 
 
 def is_declared(name: str | None, kind: str, _parents: object) -> bool:

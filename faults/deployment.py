@@ -20,8 +20,9 @@ from faults.pods import Pod, ScenarioError, end_all, start
 from faults.stores import OwnStore, own_stores
 from faults.transports import CLIENTS
 from faults.wire import Pool
-from trunkline.db import Database, migrate
+from trunkline.db import Database
 from trunkline.dev.process import free_port
+from trunkline.schema import migrate
 from trunkline.settings import Settings, load_settings
 from trunkline.streams.client import Redis
 from trunkline.streams.keys import Keys

@@ -26,6 +26,7 @@ from faults.fuzz_wire import Response, Violation, Wire
 from faults.fuzz_world import world
 from faults.oracles import Finding
 from faults.scenarios import Figures, scenario
+from trunkline.db import task_scope
 
 LIMITS_OUT_OF_THE_WAY = {
     "tenant_rate": 1e6, "tenant_burst": 10**6, "tenant_sessions": 10**6, "tenant_in_flight": 10**5,
@@ -276,7 +277,7 @@ async def _audit_rows(rig: Rig, wanted: int) -> int:
     statement = text("SELECT count(*) FROM audit_events WHERE action = 'tools/call'")
     found = -1
     for _ in range(100):
-        async with rig.database.transaction() as transaction:
+        async with rig.database.transaction(task_scope("audit")) as transaction:
             found = int(await transaction.scalar(statement) or 0)
         if found >= wanted and not await oracles.pending(rig):
             break

@@ -14,6 +14,7 @@ from faults.client import LATE
 from faults.deployment import Rig
 from faults.effects import BEGUN, EFFECT
 from faults.ledger import Call, Ledger
+from trunkline.db import task_scope
 
 ONCE = ("once", "hog", "leave", "ask")
 """The tools that may not be repeated."""
@@ -116,7 +117,7 @@ def _key(call: Call) -> str:
 
 async def _audited(rig: Rig) -> Counter[str]:
     statement = text("SELECT session_id, request_id FROM audit_events WHERE action = 'tools/call'")
-    async with rig.database.transaction() as transaction:
+    async with rig.database.transaction(task_scope("audit")) as transaction:
         rows = (await transaction.execute(statement)).all()
     return Counter(number if number.startswith('"') else f"{session} {number}" for session, number in rows)
 

@@ -46,7 +46,7 @@ class TestStores:
 
     def make_template(self) -> None:
         """Migrate an empty database once a run, whichever worker comes first; the others wait for it."""
-        from trunkline.db import migrate  # slow, and unit tests need none of it
+        from trunkline.schema import migrate  # slow, and unit tests need none of it
 
         async def make(admin: asyncpg.Connection) -> None:
             await admin.execute("SELECT pg_advisory_lock(7219)")
@@ -89,6 +89,18 @@ class TestStores:
 
 async def in_thread(function: Callable[[str], Result], argument: str) -> Result:
     return await asyncio.to_thread(function, argument)
+
+
+async def as_owner(
+    database_url: str, statement: str, *arguments: object, task: str = "operator"
+) -> list[asyncpg.Record]:
+    """What a statement returns that the owner of the tables runs, who sees what policies show that task."""
+    connection = await asyncpg.connect(database_url)
+    try:
+        await connection.execute(f"SET trunkline.scope = '{task}'")
+        return await connection.fetch(statement, *arguments)
+    finally:
+        await connection.close()
 
 
 @contextlib.contextmanager

@@ -1,31 +1,26 @@
-"""Postgres: the engine, the scope of a transaction, and the schema's way up and down."""
+"""Postgres: the engine, and transactions with their scope. Its schema goes up and down by `trunkline.schema`."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, Literal, NamedTuple, TypeVar
 
-from alembic import command
-from alembic.config import Config
-from sqlalchemy import URL, Connection, DateTime, MetaData, Uuid, make_url, text
+from sqlalchemy import URL, DateTime, MetaData, Row, Select, Uuid, make_url, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import (
-    AsyncConnection,
     AsyncEngine,
     AsyncSession,
     async_sessionmaker,
     create_async_engine,
 )
 from sqlalchemy.orm import DeclarativeBase
-from sqlalchemy.pool import NullPool
 from sqlalchemy.types import TypeDecorator
 
 from trunkline.errors import StartRefused, TrunklineError, Unavailable
@@ -38,17 +33,53 @@ LOOK_TIMEOUT = 5.0
 """Seconds for what a pod looks up and can do without for a while: Redis or its memory has most of it."""
 CLOSE_TIMEOUT = 2.0
 """Seconds that the connections of a pool get to end in order; a Postgres that answers nothing lets none."""
-MIGRATION_WAIT = 120.0
-"""Seconds that `migrate` waits for another pod that is migrating."""
-MIGRATION_LOCK = 0x7472756E6B  # "trunk"
 
 _AWAY_CLASSES = ("08", "53", "57", "58", "55000", "25006")
 """SQLSTATE classes that blame the server: connection, resources, operator intervention, system error; and two states
 of a server in maintenance: a database that takes no connections, and one that takes no writes."""
+_NO_ROLE = ("22023", "42501")
+"""SQLSTATEs of a role that is not there, and of one that this login may not act as."""
 _REFUSED_LOGIN = ("28", "3D")
 """SQLSTATE classes that blame the URL: authorization, and a database that is not there."""
 
 Result = TypeVar("Result")
+
+Task = Literal["directory", "verify", "account", "signup", "audit", "operator", "catalog", "upkeep"]
+"""What the platform does for itself, each with its own policies (alembic/versions, `trunkline.migrations_sql`):
+finding a tenant by name, verifying keys, people's accounts, signing up, the audit log's writers, operators, the
+catalog of toolsets, and clearing away what is old."""
+
+
+class Scope(NamedTuple):
+    """On whose behalf a transaction runs: a tenant's, or one of the platform's own tasks."""
+
+    tenant: str = ""
+    task: Task | None = None
+
+
+def tenant_scope(tenant_id: str) -> Scope:
+    """The scope of one tenant: nothing of any other is seen or written in it.
+
+    Raises:
+        ValueError: the id is empty.
+    """
+    if not tenant_id:
+        raise ValueError("the scope of a tenant needs the tenant")
+    return Scope(tenant=tenant_id)
+
+
+def task_scope(task: Task) -> Scope:
+    """The scope of a task of the platform."""
+    return Scope(task=task)
+
+
+_ENTER: Final = text("""
+    SELECT set_config('role', 'trunkline_app', true), set_config('trunkline.scope', :scope, true),
+           set_config('trunkline.tenant', :tenant, true)
+""")
+_ACT_FOR: Final = text("""
+    SELECT set_config('trunkline.scope', 'tenant', true), set_config('trunkline.tenant', :tenant, true)
+""")
 
 
 class Base(DeclarativeBase):
@@ -85,30 +116,56 @@ class Database:
     """A pool of connections to one Postgres. Opens none until the first transaction."""
 
     def __init__(self, url: str, *, process: str = "trunkline", pool_size: int = 5) -> None:
-        self._engine = _engine(url, process, pool_size=pool_size, max_overflow=2 * pool_size)
+        self._engine = make_engine(url, process, pool_size=pool_size, max_overflow=2 * pool_size)
         self._sessions = async_sessionmaker(self._engine, expire_on_commit=False)
         self._looks: set[asyncio.Task[Any]] = set()
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[AsyncSession]:
+    async def transaction(self, scope: Scope, **options: Any) -> AsyncIterator[AsyncSession]:
         """One transaction: committed when the block ends, rolled back when it raises.
 
+        It acts as a role that owns nothing and sees what the policies of `scope` show, until its end and no longer:
+        right behind a pooler that hands connections on with each transaction, too. `options` are SQLAlchemy's of a
+        connection.
+
         Raises:
-            Unavailable: Postgres cannot be reached or went away; whether a commit that was under way took
-                effect is then not known.
+            Unavailable: Postgres cannot be reached or went away (whether a commit that was under way took effect is
+                then not known), or its schema is older than this.
         """
         try:
             async with self._sessions() as session, session.begin():
-                await session.connection()
+                await session.connection(execution_options=options or None)
+                await _enter(session, scope)
                 yield session
         except TrunklineError:
             raise
         except (OSError, SQLAlchemyError) as error:
-            if (away := _away(error)) is not None:
+            if (away := find_outage(error)) is not None:
                 raise away from error
             raise
 
-    async def look(self, read: Callable[[AsyncSession], Awaitable[Result]], seconds: float = LOOK_TIMEOUT) -> Result:
+    async def stream(
+        self, scope: Scope, statement: Select[Any], *, batch: int = 1000
+    ) -> AsyncIterator[Sequence[Row[Any]]]:
+        """Rows, `batch` in memory at once, through a server-side cursor in one repeatable-read transaction.
+
+        Close it (`contextlib.aclosing`) where it may not be read to its end: it holds a connection.
+
+        Raises:
+            Unavailable: as from `transaction`, at any batch.
+        """
+        async with self.transaction(scope, isolation_level="REPEATABLE READ") as session:
+            found = await session.stream(statement, execution_options={"yield_per": batch})
+            async for rows in found.partitions(batch):
+                yield rows
+
+    async def look(
+        self,
+        read: Callable[[AsyncSession], Awaitable[Result]],
+        seconds: float = LOOK_TIMEOUT,
+        *,
+        scope: Scope,
+    ) -> Result:
         """What `read` finds, in a transaction that nobody waits for longer than `seconds`, or than it likes.
 
         Giving up a connection to a Postgres that answers nothing takes seconds more; that goes on beside.
@@ -116,7 +173,10 @@ class Database:
         Raises:
             Unavailable: Postgres is away, or does not answer in time.
         """
-        task = asyncio.create_task(self._read(read))
+        return await self._wait_for(self._read(read, scope), seconds)
+
+    async def _wait_for(self, work: Coroutine[Any, Any, Result], seconds: float) -> Result:
+        task = asyncio.create_task(work)
         self._looks.add(task)
         task.add_done_callback(self._looked)
         try:
@@ -127,9 +187,18 @@ class Database:
             task.cancel()
         return await task
 
-    async def _read(self, read: Callable[[AsyncSession], Awaitable[Result]]) -> Result:
-        async with self.transaction() as session:
+    async def _read(self, read: Callable[[AsyncSession], Awaitable[Result]], scope: Scope) -> Result:
+        async with self.transaction(scope) as session:
             return await read(session)
+
+    async def _ping(self) -> None:
+        try:
+            async with self._engine.connect() as connection:
+                await connection.execute(text("SELECT 1"))
+        except (OSError, SQLAlchemyError) as error:
+            if (away := find_outage(error)) is not None:
+                raise away from error
+            raise
 
     def _looked(self, look: asyncio.Task[Any]) -> None:
         self._looks.discard(look)
@@ -142,7 +211,7 @@ class Database:
         Raises:
             Unavailable: there is none.
         """
-        await self.look(lambda session: session.execute(text("SELECT 1")))
+        await self._wait_for(self._ping(), LOOK_TIMEOUT)
 
     async def aclose(self) -> None:
         """Close the pool's connections; what does not end in time is left to the end of the process."""
@@ -152,87 +221,47 @@ class Database:
                 await self._engine.dispose()
 
 
+async def _enter(session: AsyncSession, scope: Scope) -> None:
+    if bool(scope.tenant) == bool(scope.task):
+        raise ValueError("a transaction runs for one tenant or for one task")
+    try:
+        await session.execute(_ENTER, {"scope": scope.task or "tenant", "tenant": scope.tenant})
+    except DBAPIError as error:
+        if sqlstate(error) in _NO_ROLE:
+            raise Unavailable(
+                "The database has no schema yet, or the login may not act as trunkline_app; run trunkline migrate."
+            ) from error
+        raise
+    session.info["scope"] = scope
+
+
+async def act_for(session: AsyncSession, tenant_id: str) -> None:
+    """From here on this transaction is the tenant's alone. From a task to a tenant, never back.
+
+    Raises:
+        ValueError: it is another tenant's already.
+    """
+    scope: Scope = session.info["scope"]
+    if scope.tenant and scope.tenant != tenant_id:
+        raise ValueError("a transaction of one tenant cannot become another's")
+    session.info["scope"] = tenant_scope(tenant_id)
+    await session.flush()  # what waits was written for the task
+    await session.execute(_ACT_FOR, {"tenant": tenant_id})
+
+
 def utcnow() -> datetime:
     """The time, aware of its zone, as `timestamptz` columns have it."""
     return datetime.now(UTC)
 
 
-def migrate(database_url: str, revision: str = "head") -> None:
-    """Bring the schema up to `revision`; harmless when it is there already.
-
-    Pods may call this at the same moment: one migrates and the others wait, `MIGRATION_WAIT` seconds at most.
-    It needs a session of its own: give it Postgres itself, not a pooler that shares sessions. Blocks, and
-    starts an event loop: from a coroutine, call it in a thread.
+def make_engine(
+    url: str, process: str, *, command_timeout: float | None = STATEMENT_TIMEOUT, **pool: Any
+) -> AsyncEngine:
+    """An engine with what all of ours have in common; `pool` are SQLAlchemy's options.
 
     Raises:
-        Unavailable: Postgres cannot be reached, or another pod migrates for too long.
         StartRefused: the URL is not one.
     """
-    asyncio.run(_change_schema(database_url, lambda config: command.upgrade(config, revision)))
-
-
-def downgrade(database_url: str, revision: str = "base") -> None:
-    """Take the schema down to `revision`, with all data of what is removed; otherwise like `migrate`."""
-    asyncio.run(_change_schema(database_url, lambda config: command.downgrade(config, revision)))
-
-
-def check_schema(database_url: str) -> None:
-    """Compare the tables that the code declares with those of the database.
-
-    Raises:
-        alembic.util.exc.AutogenerateDiffsDetected: they differ; the message lists how.
-    """
-    asyncio.run(_change_schema(database_url, command.check))
-
-
-async def _change_schema(database_url: str, change: Callable[[Config], object]) -> None:
-    engine = _engine(database_url, "trunkline migrate", poolclass=NullPool, command_timeout=None)
-    try:
-        async with engine.connect() as connection:
-            await _lock_schema(connection)
-            await connection.run_sync(_alembic, change)
-            await connection.commit()
-    except (OSError, SQLAlchemyError) as error:
-        if (away := _away(error)) is not None:
-            raise away from error
-        raise
-    finally:
-        await engine.dispose()
-
-
-async def _lock_schema(connection: AsyncConnection) -> None:
-    """Hold the lock until this session ends, however it ends."""
-    await connection.execute(text(f"SET lock_timeout = {round(MIGRATION_WAIT * 1000)}"))
-    try:
-        await connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": MIGRATION_LOCK})
-    except DBAPIError as error:
-        if _sqlstate(error) == "55P03":
-            raise Unavailable(
-                f"Another process has been migrating the database for {MIGRATION_WAIT:.0f} s; "
-                "see what it waits for, then try again."
-            ) from error
-        raise
-    await connection.execute(text("SET lock_timeout = DEFAULT"))
-    await connection.commit()
-
-
-def _alembic(connection: Connection, change: Callable[[Config], object]) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(_migrations()).replace("%", "%%"))
-    config.attributes["connection"] = connection
-    change(config)
-
-
-def _migrations() -> Path:
-    """Where the migrations are: inside the package when it was installed, beside `src` in a checkout."""
-    here = Path(__file__).resolve()
-    for folder in (here.parent / "_alembic", here.parents[2] / "alembic"):
-        if (folder / "env.py").is_file():
-            return folder
-    raise StartRefused("The migrations are missing from this installation; install trunkline again.")
-
-
-def _engine(url: str, process: str, *, command_timeout: float | None = STATEMENT_TIMEOUT, **pool: Any) -> AsyncEngine:
     address, arguments = _asyncpg(url)
     arguments.setdefault("timeout", CONNECT_TIMEOUT)
     return create_async_engine(
@@ -275,13 +304,13 @@ def _asyncpg(url: str) -> tuple[URL, dict[str, Any]]:
     return parsed.set(drivername="postgresql+asyncpg", query=query), arguments
 
 
-def _away(error: Exception) -> Unavailable | None:
+def find_outage(error: Exception) -> Unavailable | None:
     """What to tell when an error means that Postgres is away; None when it means something else."""
     if isinstance(error, OSError):
         return Unavailable("Postgres cannot be reached; try again later.", retry_after=2)
     if isinstance(error, PoolTimeout):
         return Unavailable("All connections to Postgres are busy; try again later.", retry_after=2)
-    state = _sqlstate(error)
+    state = sqlstate(error)
     if state.startswith(_REFUSED_LOGIN):
         return Unavailable("Postgres refused the login; check TRUNKLINE_DATABASE_URL.")
     if state == "42P01":
@@ -291,6 +320,7 @@ def _away(error: Exception) -> Unavailable | None:
     return None
 
 
-def _sqlstate(error: Exception) -> str:
+def sqlstate(error: Exception) -> str:
+    """The SQLSTATE that an error carries; empty where there is none."""
     cause = error.orig if isinstance(error, DBAPIError) else error
     return str(getattr(cause, "sqlstate", None) or "")

@@ -1,12 +1,13 @@
-"""One tree of errors: each knows its sentence, its HTTP status and its JSON-RPC code.
+"""One tree of errors: each knows its sentence, its HTTP status, its JSON-RPC code and its type as a problem.
 
-The class docstring is the default message. One place renders them (`trunkline.api.http`); the command line
-prints the sentence and exits.
+The class docstring is the default message. One place renders them for the message path (`trunkline.api.http`), one
+for the control plane (`trunkline.api.control.problems`, RFC 9457); the command line prints the sentence and exits.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Sequence
+from typing import ClassVar, Literal, NamedTuple
 
 Refusal = Literal[
     "invalid_message",
@@ -25,6 +26,8 @@ Refusal = Literal[
     "audit_full",
     "store_away",
     "draining",
+    "quota",
+    "address",
     "other",
 ]
 """Why a message or connection was refused. A closed set: it is a label of the metrics."""
@@ -52,6 +55,15 @@ class TrunklineError(Exception):
     status: ClassVar[int] = 500
     code: ClassVar[int] = INTERNAL_ERROR
     reason: ClassVar[Refusal] = "other"
+    problem: ClassVar[str] = "error"
+    """Last part of the problem's type URI (RFC 9457, section 3.1.1); what programs tell errors apart by."""
+    title: ClassVar[str] = "Something went wrong"
+    """The problem's title, the same for all of its kind; the slug in words unless a class says otherwise."""
+
+    def __init_subclass__(cls) -> None:
+        named = cls.__dict__
+        if "problem" in named and "title" not in named:
+            cls.title = cls.problem.replace("-", " ").capitalize()
 
     def __init__(self, message: str | None = None, *, retry_after: float | None = None, data: object = None) -> None:
         self.message = message or (type(self).__doc__ or "").strip()
@@ -71,6 +83,7 @@ class InvalidMessage(TrunklineError):
     status = 400
     code = INVALID_REQUEST
     reason = "invalid_message"
+    problem = "invalid-message"
 
 
 class UnparsableMessage(InvalidMessage):
@@ -111,6 +124,7 @@ class Unauthorized(TrunklineError):
     status = 401
     code = REFUSED
     reason = "unauthorized"
+    problem = "unauthorized"
 
 
 class Forbidden(TrunklineError):
@@ -118,11 +132,14 @@ class Forbidden(TrunklineError):
 
     status = 403
     code = REFUSED
-    reason = "forbidden"
+    reason: ClassVar[Refusal] = "forbidden"
+    problem = "forbidden"
 
 
 class OriginNotAllowed(Forbidden):
     """Requests from this Origin are not allowed."""
+
+    problem = "origin-not-allowed"
 
 
 class NotFound(TrunklineError):
@@ -131,10 +148,13 @@ class NotFound(TrunklineError):
     status = 404
     code = REFUSED
     reason = "not_found"
+    problem = "not-found"
 
 
 class TenantNotFound(NotFound):
     """There is no such tenant."""
+
+    problem = "tenant-not-found"
 
 
 class SessionNotFound(NotFound):
@@ -147,6 +167,7 @@ class MethodNotAllowed(TrunklineError):
     status = 405
     code = REFUSED
     reason = "method_not_allowed"
+    problem = "method-not-allowed"
 
     def __init__(self, allow: str) -> None:
         super().__init__(f"This address answers {allow}.")
@@ -167,6 +188,7 @@ class BodyTooLarge(TrunklineError):
     status = 413
     code = REFUSED
     reason = "too_large"
+    problem = "body-too-large"
 
 
 class HttpVersionTooOld(TrunklineError):
@@ -182,6 +204,7 @@ class UnsupportedMediaType(TrunklineError):
     status = 415
     code = REFUSED
     reason = "unsupported_media_type"
+    problem = "unsupported-media-type"
 
 
 class MisdirectedRequest(TrunklineError):
@@ -190,6 +213,7 @@ class MisdirectedRequest(TrunklineError):
     status = 421
     code = REFUSED
     reason = "misdirected"
+    problem = "misdirected"
 
 
 class TooManyRequests(TrunklineError):
@@ -198,6 +222,7 @@ class TooManyRequests(TrunklineError):
     status = 429
     code = REFUSED
     reason: ClassVar[Refusal] = "rate"
+    problem = "too-many-requests"
 
 
 class TooManyCalls(TooManyRequests):
@@ -224,6 +249,7 @@ class Unavailable(TrunklineError):
     status = 503
     code = REFUSED
     reason: ClassVar[Refusal] = "store_away"
+    problem = "unavailable"
 
 
 class LaneFull(Unavailable):
@@ -250,6 +276,11 @@ class Draining(Unavailable):
 class UsageError(TrunklineError):
     """The command was not used as it is meant to be."""
 
+    status = 422
+    code = INVALID_PARAMS
+    problem = "invalid-request"
+    title = "The request is not valid"
+
 
 class StartRefused(TrunklineError):
     """The process cannot start as it is configured."""
@@ -260,3 +291,111 @@ class Conflict(TrunklineError):
 
     status = 409
     code = REFUSED
+    problem = "conflict"
+
+
+# What only the control plane says.
+
+
+class FieldError(NamedTuple):
+    """What is wrong with one part of a request's body."""
+
+    pointer: str
+    """Where (JSON Pointer, RFC 6901), or `query/<name>` and `path/<name>`."""
+    detail: str
+
+
+class ValidationFailed(TrunklineError):
+    """The request is not what this address takes."""
+
+    status = 422
+    code = INVALID_PARAMS
+    problem = "invalid-request"
+    title = "The request is not valid"
+
+    def __init__(self, message: str | None = None, errors: Sequence[FieldError] = ()) -> None:
+        super().__init__(message)
+        self.errors = tuple(errors)
+
+
+class CursorNotFound(NotFound):
+    """There is no such cursor; begin again without one."""
+
+    problem = "cursor-not-found"
+
+
+class KeyNotFound(NotFound):
+    """There is no such key."""
+
+    problem = "key-not-found"
+
+
+class InvitationNotFound(NotFound):
+    """There is no such invitation, or it was used or revoked, or has expired; ask for a new one."""
+
+    problem = "invitation-not-found"
+
+
+class MemberNotFound(NotFound):
+    """There is no such member."""
+
+    problem = "member-not-found"
+
+
+class ToolsetNotFound(NotFound):
+    """There is no such toolset."""
+
+    problem = "toolset-not-found"
+
+
+class SignInFailed(Unauthorized):
+    """Email or password is wrong."""
+
+    problem = "sign-in-failed"
+
+
+class CsrfFailed(Forbidden):
+    """Send the header X-CSRF-Token with the token that signing in gave, from a page of this deployment."""
+
+    problem = "csrf"
+    title = "The request may be another page's"
+
+
+class SignupClosed(Forbidden):
+    """Signing up is closed here; ask who runs this deployment for an invitation."""
+
+    problem = "signup-closed"
+
+
+class InsecureTransport(Forbidden):
+    """Cookies work over https alone; use https, or POST /v1/tokens and send the token."""
+
+    problem = "insecure-transport"
+
+
+class AddressNotAllowed(Forbidden):
+    """This API key may not be used from this address."""
+
+    reason = "address"
+    problem = "address-not-allowed"
+
+
+class QuotaExceeded(TooManyRequests):
+    """The month's quota is used up."""
+
+    reason = "quota"
+    problem = "quota-exceeded"
+
+
+class IdempotencyMismatch(TrunklineError):
+    """This Idempotency-Key was used for another request; use a new one."""
+
+    status = 422
+    code = INVALID_PARAMS
+    problem = "idempotency-mismatch"
+
+
+class IdempotencyRunning(Conflict):
+    """The first request with this Idempotency-Key is not answered yet; try again shortly."""
+
+    problem = "idempotency-running"

@@ -26,6 +26,10 @@ class Settings(BaseSettings):
         "production", description="`dev` is set by `trunkline dev`; it alone may run on generated secrets."
     )
     database_url: str = Field("", description="Postgres, as `postgresql://user:password@host:port/name`.")
+    migration_database_url: str = Field(
+        "",
+        description="Postgres as the owner of the tables, for `trunkline migrate`; empty for DATABASE_URL.",
+    )
     redis_url: str = Field("", description="Redis 7.0 or newer or Valkey, as `redis://` or `rediss://`.")
     redis_prefix: str = Field("tl1:", description="In front of every Redis key and channel of this deployment.")
     public_url: str = Field(
@@ -117,6 +121,31 @@ class Settings(BaseSettings):
     )
     drain_timeout: float = Field(30.0, gt=0, description="Seconds that a stopping process gives what it has begun.")
 
+    control: bool = Field(True, description="Whether this API pod serves the control plane, `/v1`.")
+    signup: Literal["open", "invite", "closed"] = Field(
+        "closed", description="Who may sign up: anybody, holders of a code, nobody. `trunkline dev` opens it."
+    )
+    sign_in_lifetime: int = Field(43_200, gt=0, description="Seconds a browser stays signed in without a request.")
+    token_lifetime: int = Field(3_600, gt=0, description="Seconds a token of `POST /v1/tokens` is good for.")
+    invitation_lifetime: int = Field(
+        604_800, gt=0, description="Seconds an invitation and a sign-up code are good for."
+    )
+    smtp_url: SecretStr = Field(
+        SecretStr(""),
+        description="Mail server, `smtp://user:password@host:port` or `smtps://`; empty: invitations are shown.",
+    )
+    mail_from: str = Field("", description="Sender of mail; needed with SMTP_URL.")
+    sign_in_rate: float = Field(10.0, gt=0, description="Sign-ins a minute from one address.")
+    account_rate: float = Field(5.0, gt=0, description="Sign-ins a minute to one account.")
+    signup_rate: float = Field(10.0, gt=0, description="Sign-ups an hour from one address.")
+    control_rate: float = Field(50.0, gt=0, description="Requests a second to `/v1` of one caller, on each API pod.")
+    control_burst: int = Field(200, gt=0, description="Requests at once to `/v1` of one caller.")
+    longest_key: float = Field(366.0, gt=0, le=3_660, description="Days that an API key lives at most.")
+    audit_retention_months: int = Field(
+        0, ge=0, le=1_200, description="Full months that the audit log is kept, 0 for ever."
+    )
+    export_rows: int = Field(1_000, gt=0, le=100_000, description="Rows of an export held in memory at once.")
+
     @field_validator("servers", "allowed_origins", "allowed_hosts", "trusted_proxies", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
@@ -140,13 +169,23 @@ class Settings(BaseSettings):
             raise ValueError("SESSION_TTL is not longer than CALL_TIMEOUT_MAX: a session would end before its calls")
         if self.session_ttl < self.outbox_ttl:
             raise ValueError("SESSION_TTL is shorter than OUTBOX_TTL: a session would end before what it still holds")
+        if self.smtp_url.get_secret_value():
+            if urlsplit(self.smtp_url.get_secret_value()).scheme not in {"smtp", "smtps"}:
+                raise ValueError("SMTP_URL must begin with smtp:// or smtps://")
+            if "@" not in self.mail_from:
+                raise ValueError("MAIL_FROM must be an address where SMTP_URL is set: mail needs a sender")
         if self.environment == "production":
-            secret = self.secret_key.get_secret_value()
-            if len(secret) < SHORTEST_SECRET or secret.lower() in KNOWN_SECRETS or len(set(secret)) < 8:
-                raise ValueError(
-                    "SECRET_KEY must be 32 or more characters that nobody can guess, as from: openssl rand -hex 32"
-                )
+            self._check_production()
         return self
+
+    def _check_production(self) -> None:
+        secret = self.secret_key.get_secret_value()
+        if len(secret) < SHORTEST_SECRET or secret.lower() in KNOWN_SECRETS or len(set(secret)) < 8:
+            raise ValueError(
+                "SECRET_KEY must be 32 or more characters that nobody can guess, as from: openssl rand -hex 32"
+            )
+        if self.signup != "closed" and not self.public_url.startswith("https:"):
+            raise ValueError("SIGNUP needs an https PUBLIC_URL outside dev: passwords would travel in the clear")
 
     @cached_property
     def public_host(self) -> str:

@@ -14,7 +14,7 @@ from mcp.client.sse import sse_client
 from tests.acceptance.test_dev import Dev, ready
 from tests.stores import open_directory
 
-from trunkline.dev.snippets import Address, client_snippets
+from trunkline.snippets import Address, client_snippets
 
 
 @pytest.fixture(scope="module")

@@ -14,11 +14,11 @@ from tests.acceptance.pods import Deployment, Pod, becomes_true
 from tests.acceptance.sessions import Session
 from tests.stores import open_directory
 
-from trunkline.db import migrate
 from trunkline.dev.data import DataDirectory
 from trunkline.dev.postgres import Postgres
 from trunkline.dev.stores import Stores, running_stores
 from trunkline.dev.valkey import Valkey
+from trunkline.schema import migrate
 from trunkline.settings import Settings
 
 
@@ -145,6 +145,7 @@ async def test_postgres_goes_and_comes_back_and_calls_go_on_and_all_are_audited(
 async def audited(url: str) -> list[asyncpg.Record]:
     connection = await asyncpg.connect(url)
     try:
+        await connection.execute("SET trunkline.scope = 'audit'")
         return await connection.fetch("SELECT id, target, outcome FROM audit_events WHERE action = 'tools/call'")
     finally:
         await connection.close()

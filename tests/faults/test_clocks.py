@@ -16,6 +16,7 @@ from faults.pods import Pod, until
 from faults.stepped import STEP_VARIABLE
 from sqlalchemy import text
 
+from trunkline.db import task_scope
 from trunkline.settings import Settings
 from trunkline.tenants.keys import Keys
 
@@ -43,7 +44,7 @@ async def status_of(url: str, key: str) -> int:
 
 
 async def audited_at(rig: Rig) -> list[datetime]:
-    async with rig.database.transaction() as session:
+    async with rig.database.transaction(task_scope("audit")) as session:
         return list(await session.scalars(text("SELECT occurred_at FROM audit_events WHERE action = 'tools/call'")))
 
 

@@ -83,6 +83,7 @@ async def all_audited(settings: Settings, calls: int) -> None:
     """Wait until there is a row for each call."""
     connection = await asyncpg.connect(settings.database_url)
     try:
+        await connection.execute("SET trunkline.scope = 'audit'")
 
         async def written() -> bool:
             return await connection.fetchval("SELECT count(*) FROM audit_events WHERE action = 'tools/call'") == calls

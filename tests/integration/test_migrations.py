@@ -9,12 +9,15 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
+from tests.stores import as_owner
 
 from trunkline.audit.models import AuditEvent, ensure_partitions
-from trunkline.db import MIGRATION_LOCK, Database, check_schema, downgrade, migrate
+from trunkline.db import Database, task_scope
 from trunkline.errors import StartRefused, Unavailable
+from trunkline.schema import MIGRATION_LOCK, check_schema, downgrade, migrate
 
 TABLES = {"tenants", "tenant_toolsets", "api_keys", "signing_keys", "audit_events", "audit_events_default"}
+KILL = "SELECT pg_terminate_backend($1, 5000)"
 NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"
 
 
@@ -28,7 +31,7 @@ def empty_database(database_url: str) -> str:
 def tables(database_url: str) -> set[str]:
     async def ask() -> set[str]:
         database = Database(database_url)
-        async with database.transaction() as session:
+        async with database.transaction(task_scope("audit")) as session:
             names = await session.execute(text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'"))
             found = {name for (name,) in names}
         await database.aclose()
@@ -60,7 +63,7 @@ def test_the_models_match_the_migrations(empty_database: str) -> None:
 
 
 def test_four_processes_migrate_at_once(empty_database: str) -> None:
-    program = "import sys; from trunkline.db import migrate; migrate(sys.argv[1])"
+    program = "import sys; from trunkline.schema import migrate; migrate(sys.argv[1])"
     command = [sys.executable, "-c", program, empty_database]
     started = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(4)]
     for process in started:
@@ -70,7 +73,7 @@ def test_four_processes_migrate_at_once(empty_database: str) -> None:
 
 
 def test_a_migration_waits_for_another_one_only_so_long(empty_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trunkline.db.MIGRATION_WAIT", 0.2)
+    monkeypatch.setattr("trunkline.schema.MIGRATION_WAIT", 0.2)
 
     async def hold_the_lock() -> None:
         engine = create_async_engine(empty_database.replace("postgresql:", "postgresql+asyncpg:", 1))
@@ -111,53 +114,49 @@ async def test_a_failed_block_leaves_nothing_behind(database_url: str) -> None:
     database = Database(database_url)
 
     async def fail_after_writing() -> None:
-        async with database.transaction() as session:
+        async with database.transaction(task_scope("audit")) as session:
             session.add(_event(datetime.now(UTC)))
             await session.flush()
             raise RuntimeError("on purpose")
 
     with pytest.raises(RuntimeError, match="on purpose"):
         await fail_after_writing()
-    async with database.transaction() as session:
+    async with database.transaction(task_scope("audit")) as session:
         assert await session.scalar(text("SELECT count(*) FROM audit_events")) == 0
     await database.aclose()
 
 
 async def test_a_connection_that_is_cut_gives_one_sentence_and_the_next_transaction_works(database_url: str) -> None:
-    database, other = Database(database_url), Database(database_url)
+    database = Database(database_url)
 
     async def be_cut() -> None:
-        async with database.transaction() as session:
+        async with database.transaction(task_scope("audit")) as session:
             mine = await session.scalar(text("SELECT pg_backend_pid()"))
-            async with other.transaction() as killer:
-                await killer.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": mine})
+            await as_owner(database_url, KILL, mine)
             await session.execute(text("SELECT 1"))
 
     with pytest.raises(Unavailable, match="went away"):
         await be_cut()
     await database.ping()
     await database.aclose()
-    await other.aclose()
 
 
 async def test_idle_connections_that_were_cut_are_replaced_unnoticed(database_url: str) -> None:
-    database, other = Database(database_url), Database(database_url)
-    async with database.transaction() as session:
+    database = Database(database_url)
+    async with database.transaction(task_scope("audit")) as session:
         mine = await session.scalar(text("SELECT pg_backend_pid()"))
-    async with other.transaction() as killer:
-        await killer.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": mine})
+    await as_owner(database_url, KILL, mine)
     await database.ping()
     await database.aclose()
-    await other.aclose()
 
 
 async def test_a_new_partition_takes_in_what_the_default_one_caught(database_url: str) -> None:
     database = Database(database_url)
-    async with database.transaction() as session:
+    async with database.transaction(task_scope("audit")) as session:
         late = datetime.now(UTC).replace(day=1) + timedelta(days=5 * 31)
         session.add_all([_event(datetime.now(UTC)), _event(late)])
     assert await _homes(database) == {f"audit_events_{datetime.now(UTC):%Y_%m}", "audit_events_default"}
-    async with database.transaction() as session:
+    async with database.transaction(task_scope("audit")) as session:
         await ensure_partitions(session, months_ahead=6)
     assert await _homes(database) == {f"audit_events_{datetime.now(UTC):%Y_%m}", f"audit_events_{late:%Y_%m}"}
     await database.aclose()
@@ -166,19 +165,19 @@ async def test_a_new_partition_takes_in_what_the_default_one_caught(database_url
 
 async def test_partitions_are_made_once_by_processes_that_race(database_url: str) -> None:
     async def extend() -> None:
-        async with database.transaction() as session:
+        async with database.transaction(task_scope("audit")) as session:
             await ensure_partitions(session, months_ahead=12)
 
     database = Database(database_url)
     await asyncio.gather(*(extend() for _ in range(4)))
-    async with database.transaction() as session:
+    async with database.transaction(task_scope("audit")) as session:
         partitions = text("SELECT count(*) FROM pg_inherits WHERE inhparent = 'audit_events'::regclass")
         assert await session.scalar(partitions) == 14
     await database.aclose()
 
 
 async def _homes(database: Database) -> set[str]:
-    async with database.transaction() as session:
+    async with database.transaction(task_scope("audit")) as session:
         rows = await session.execute(text("SELECT tableoid::regclass::text FROM audit_events"))
         return {name for (name,) in rows}
 

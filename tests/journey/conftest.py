@@ -37,7 +37,8 @@ class Platform:
         """Start an API pod and wait until it hears Redis; its URL."""
         listener = listen("127.0.0.1", 0)
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        process = ApiProcess(self.settings.model_copy(update=changes), f"api-{len(self._running)}")
+        settings = self.settings.model_copy(update=changes)
+        process = ApiProcess(settings, f"api-{len(self._running)}", fast_passwords=True)
         await self._start(process, process.run(listener))
         return url
 

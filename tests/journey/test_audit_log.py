@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import asyncpg
 import pytest
 from tests.journey.conftest import Platform, eventually
 from tests.journey.workshop import Gate
 from tests.sse import connect
+from tests.stores import as_owner
 
 from trunkline.audit.seed import arguments_hash
 from trunkline.worker.run import WorkerProcess
@@ -18,12 +18,8 @@ CANARY = "canary-4d1f"
 
 
 async def rows(platform: Platform, action: str = "tools/call") -> list[dict[str, Any]]:
-    connection = await asyncpg.connect(platform.settings.database_url)
-    try:
-        query = "SELECT * FROM audit_events WHERE action = $1 ORDER BY occurred_at, id"
-        return [dict(row) for row in await connection.fetch(query, action)]
-    finally:
-        await connection.close()
+    query = "SELECT * FROM audit_events WHERE action = $1 ORDER BY occurred_at, id"
+    return [dict(row) for row in await as_owner(platform.settings.database_url, query, action)]
 
 
 async def rows_when_written(platform: Platform, worker: WorkerProcess) -> list[dict[str, Any]]:

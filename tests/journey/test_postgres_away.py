@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 from tests.journey.conftest import Platform, eventually
 from tests.sse import connect, text_of
-from tests.stores import TestStores
+from tests.stores import TestStores, as_owner
 
 from trunkline.errors import Unavailable
 
@@ -58,12 +58,8 @@ async def test_calls_go_on_while_postgres_is_away_and_their_audit_events_arrive_
     await reachable(True)
 
     async def written() -> list[str]:
-        connection = await asyncpg.connect(platform.settings.database_url)
-        try:
-            query = "SELECT target FROM audit_events WHERE action = 'tools/call' ORDER BY occurred_at"
-            return [row["target"] for row in await connection.fetch(query)]
-        finally:
-            await connection.close()
+        query = "SELECT target FROM audit_events WHERE action = 'tools/call' ORDER BY occurred_at"
+        return [row["target"] for row in await as_owner(platform.settings.database_url, query)]
 
     async def all_written() -> bool:
         return len(await written()) == 3

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING
+from typing import Protocol as Interface
 from urllib.parse import urlsplit
 
 import structlog
@@ -37,12 +38,29 @@ log = structlog.get_logger(__name__)
 
 Handler = Callable[[Request], Awaitable[None]]
 
+
+class ControlPlane(Interface):
+    """What answers `/v1`; `trunkline.api.control.app` where this pod serves it."""
+
+    async def handle(self, request: Request) -> None:
+        """Answer one request."""
+
+    async def refuse(self, request: Request, error: TrunklineError) -> None:
+        """Answer with an error in the control plane's own form."""
+
+
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _ALLOWED_HEADERS = (
     "authorization, content-type, accept, mcp-protocol-version, mcp-session-id, last-event-id, mcp-method, mcp-name, "
     "traceparent, tracestate, x-request-id"
 )
 _EXPOSED_HEADERS = b"mcp-session-id, mcp-protocol-version, www-authenticate, retry-after"
+_CONTROL_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+_CONTROL_PAGES = frozenset({"/v1", "/docs", "/docs/", "/openapi.json"})
+_CONTROL_HEADERS = ", x-csrf-token, idempotency-key, if-match"
+_CONTROL_EXPOSED = (
+    b", link, location, etag, ratelimit, ratelimit-policy, x-request-id, idempotency-replayed, content-disposition"
+)
 
 
 class App:
@@ -56,7 +74,12 @@ class App:
         stateless: StatelessTransport,
         health: Health,
         metrics: Metrics,
+        control: ControlPlane | None = None,
     ) -> None:
+        self._control = control
+        self._control_methods: dict[str, Handler] = {}
+        if control is not None:
+            self._control_methods.update(dict.fromkeys(_CONTROL_METHODS, control.handle))
         self._settings = settings
         self._metrics = metrics
         self._all_hosts = "*" in settings.allowed_hosts
@@ -97,11 +120,17 @@ class App:
             return
         except TrunklineError as error:
             self._metrics.refuse(error.reason)
-            await request.refuse(error)
+            await self._refuse(request, error)
         except Exception:  # the edge of a request: anything else is our fault, and is said without its details
             log.exception("request failed", path=head.path.decode("latin-1"))
             with contextlib.suppress(RuntimeError):  # the answer had begun
-                await request.refuse(TrunklineError("Something went wrong here; it was logged."))
+                await self._refuse(request, TrunklineError("Something went wrong here; it was logged."))
+
+    async def _refuse(self, request: Request, error: TrunklineError) -> None:
+        if self._control is not None and _is_control(request.head.path.decode("latin-1")):
+            await self._control.refuse(request, error)
+        else:
+            await request.refuse(error)
 
     def _route(self, request: Request) -> Route:
         """Where a request goes, by its head alone: whoever sends the same head again is not looked at again."""
@@ -113,7 +142,9 @@ class App:
         name, tenant = _address(head.path.decode("latin-1"))
         methods = self._tenant_routes.get(name) if tenant else self._routes.get(name)
         if methods is None:
-            raise NotFound
+            if not self._control_methods or not _is_control(name):
+                raise NotFound
+            methods = self._control_methods
         handler = methods.get(head.method)
         if handler is None:
             allow = ", ".join([*methods, "OPTIONS"])
@@ -141,18 +172,19 @@ class App:
             raise OriginNotAllowed
         return (
             (b"access-control-allow-origin", origin.encode("latin-1")),
-            (b"access-control-expose-headers", _EXPOSED_HEADERS),
+            (b"access-control-expose-headers", _exposed(head.path.decode("latin-1"))),
             (b"vary", b"origin"),
         )
 
     async def _preflight(self, allow: str, request: Request) -> None:
         """OPTIONS, without a key: what a browser may send (Fetch standard, CORS-preflight request)."""
         wanted = request.header(b"access-control-request-headers").lower()
+        control = _CONTROL_HEADERS if _is_control(request.head.path.decode("latin-1")) else ""
         extra = [name.strip() for name in wanted.split(",") if name.strip().startswith("mcp-param-")]
         headers = [
             (b"allow", allow.encode()),
-            (b"access-control-allow-methods", b"GET, POST, DELETE"),
-            (b"access-control-allow-headers", ", ".join([_ALLOWED_HEADERS, *extra]).encode()),
+            (b"access-control-allow-methods", b"GET, POST, DELETE" + (b", PUT, PATCH" if control else b"")),
+            (b"access-control-allow-headers", ", ".join([_ALLOWED_HEADERS + control, *extra]).encode()),
             (b"access-control-max-age", b"7200"),
         ]
         await request.answer(204, b"", *headers)
@@ -167,6 +199,14 @@ def _refuse_duplicates(head: Head) -> None:
     for name in (b"host", b"authorization", b"origin", b"content-length", b"mcp-session-id"):
         if head.names.count(name) > 1:
             raise InvalidMessage(f"The header {name.decode()} comes more than once.")
+
+
+def _is_control(path: str) -> bool:
+    return path.startswith(("/v1/", "/docs/")) or path in _CONTROL_PAGES
+
+
+def _exposed(path: str) -> bytes:
+    return _EXPOSED_HEADERS + _CONTROL_EXPOSED if _is_control(path) else _EXPOSED_HEADERS
 
 
 @lru_cache(1024)

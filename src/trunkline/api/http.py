@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Container
+from collections.abc import Container, MutableMapping
 from functools import lru_cache
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import parse_qs
 
 import orjson
 
-from trunkline.api.connection import CLIENT_GONE, Held, Protocol
+from trunkline.api.connection import CLIENT_GONE, Cycle, Held, Protocol
 from trunkline.api.heads import Head, Headers
 from trunkline.errors import (
     BodyTooLarge,
@@ -24,7 +24,7 @@ from trunkline.errors import (
 )
 
 if TYPE_CHECKING:
-    from uvicorn._types import HTTPRequestEvent
+    from uvicorn._types import ASGISendEvent, HTTPRequestEvent
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 JSON = (b"content-type", b"application/json")
@@ -92,6 +92,11 @@ class Request:
         return _parameter(self.head.query, name)
 
     @property
+    def empty(self) -> bool:
+        """Whether the request has arrived, and has no body."""
+        return self.whole and not self._cycle.body
+
+    @property
     def whole(self) -> bool:
         """Whether the request has arrived with its body: always so once another one follows on its connection."""
         return not self._cycle.more_body
@@ -149,6 +154,18 @@ class Request:
         if part["type"] != "http.request":
             raise ClientGone
         return part
+
+    async def send(self, message: MutableMapping[str, Any]) -> None:
+        """Send a part of the answer as ASGI has it, for an application of that kind."""
+        await self._cycle.send(cast("ASGISendEvent", message))
+
+    async def receive(self) -> MutableMapping[str, Any]:
+        """Wait until the client hangs up or is answered, for an application that has the body already."""
+        if isinstance(self._cycle, Cycle):
+            await asyncio.get_running_loop().create_future()  # it was a whole POST, and is not told of its end
+        while (event := await self._cycle.receive())["type"] != "http.disconnect":
+            pass
+        return cast("MutableMapping[str, Any]", event)
 
     async def begin(self, status: int, *headers: tuple[bytes, bytes]) -> None:
         """Begin an answer of unknown length; what follows is written by `Protocol.write_chunk`."""

@@ -35,7 +35,7 @@ def parse(body: bytes, most_elements: int) -> Message:
         UnparsableMessage: not JSON, too deep, or an object names a key twice.
         InvalidMessage: JSON, but not one JSON-RPC message; or more than `most_elements` values.
     """
-    return _classify(_read(body, most_elements))
+    return _classify(read_json(body, most_elements))
 
 
 class Part(NamedTuple):
@@ -53,7 +53,7 @@ def parse_batch(body: bytes, most_elements: int) -> Message | list[Part]:
         UnparsableMessage: as for `parse`.
         InvalidMessage: as for `parse`, or a batch of no messages or more than 100.
     """
-    value = _read(body, most_elements)
+    value = read_json(body, most_elements)
     if not isinstance(value, list):
         return _classify(value)
     if not 0 < len(value) <= _LARGEST_BATCH:
@@ -69,7 +69,13 @@ def _part(value: object) -> Part:
         return Part(body, error)
 
 
-def _read(body: bytes, most_elements: int) -> object:
+def read_json(body: bytes, most_elements: int) -> object:
+    """The JSON document that a body is.
+
+    Raises:
+        UnparsableMessage: not JSON, too deep, or an object names a key twice.
+        InvalidMessage: more than `most_elements` values.
+    """
     value = _load(body)
     # Every value but the first costs a comma or a bracket, which text may hold as well: a bound first, then a count.
     if (

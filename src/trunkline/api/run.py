@@ -16,7 +16,7 @@ import uvloop
 
 from trunkline import __version__
 from trunkline.api.accept import Acceptor
-from trunkline.api.app import App
+from trunkline.api.app import App, ControlPlane
 from trunkline.api.auth import Authenticator
 from trunkline.api.connection import Protocol
 from trunkline.api.connections import Connections
@@ -105,7 +105,8 @@ def listen(host: str, port: int) -> socket.socket:
 class ApiProcess:
     """One API pod."""
 
-    def __init__(self, settings: Settings, pod: str) -> None:
+    def __init__(self, settings: Settings, pod: str, *, fast_passwords: bool = False) -> None:
+        self._fast_passwords = fast_passwords
         self._settings = settings
         self._pod = pod
         self._stop = asyncio.Event()
@@ -174,7 +175,8 @@ class ApiProcess:
         )
         self._health.listening = lambda: self._forwarder.subscriber.live
         self._streaming, self._listeners = streaming, listeners
-        app = App(settings, sse, streamable, stateless, self._health, self._metrics)
+        control = self._control(database) if settings.control else None
+        app = App(settings, sse, streamable, stateless, self._health, self._metrics, control)
         self._server = Server(
             uvicorn.Config(
                 cast("Any", app),  # that of our own protocol, not an ASGI application
@@ -190,6 +192,18 @@ class ApiProcess:
                 timeout_graceful_shutdown=int(settings.drain_timeout),
             )
         )
+
+    def _control(self, database: Database) -> ControlPlane:
+        """What answers `/v1`; imported by now or never: it takes the loop's time, and memory for good."""
+        from trunkline.api.control.app import ControlPlane as Plane
+        from trunkline.api.control.deps import Control
+        from trunkline.tenants.passwords import Passwords
+
+        passwords = Passwords(fast=self._fast_passwords)
+        control = Control.make(
+            self._settings, database, self._redis, self._directory, self._verifier, self._metrics, passwords
+        )
+        return Plane(control)
 
     async def _serve(self, listener: socket.socket) -> None:
         serving = asyncio.create_task(self._server.serve([listener]), name="server")

@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from trunkline.audit.models import ensure_partitions
 from trunkline.audit.seed import LONGEST_TEXT, TOOL_CALL
-from trunkline.db import Database
+from trunkline.db import Database, sqlstate, task_scope
 from trunkline.errors import Unavailable
 from trunkline.metrics import Metrics
 from trunkline.streams.audit import EVENT_LINES, AuditEntry
@@ -49,6 +49,7 @@ _INSERT: Final = text("""
     ON CONFLICT (occurred_at, id) DO NOTHING
 """)
 
+_SCOPE: Final = task_scope("audit")
 _BAD_DATA: Final = ("22", "23")
 """SQLSTATE classes that blame the event itself: data exception, integrity violation."""
 
@@ -157,7 +158,7 @@ class AuditWriter:
     async def _prepare_partitions(self) -> None:
         if time.monotonic() < self._partitions_due:
             return
-        async with self._database.transaction() as session:
+        async with self._database.transaction(_SCOPE) as session:
             await ensure_partitions(session)
         self._partitions_due = time.monotonic() + PARTITIONS_EVERY
 
@@ -179,10 +180,10 @@ class AuditWriter:
         started = time.perf_counter()
         try:
             rows = _columns(lines)
-            async with self._database.transaction() as session:
+            async with self._database.transaction(_SCOPE) as session:
                 await session.execute(_INSERT, rows)
         except (DBAPIError, ValueError) as error:
-            if isinstance(error, DBAPIError) and not _sqlstate(error).startswith(_BAD_DATA):
+            if isinstance(error, DBAPIError) and not sqlstate(error).startswith(_BAD_DATA):
                 raise
             if count == 1:
                 self._set_aside(lines, str(error.orig) if isinstance(error, DBAPIError) else repr(error))
@@ -234,7 +235,3 @@ def _columns(lines: Sequence[bytes]) -> dict[str, str | int | list[str]]:
     names = ("members", "outcomes", "workers", "ended", "accepted", "request_ids", "seeds")
     columns: dict[str, str | int | list[str]] = {name: texts[place::EVENT_LINES] for place, name in enumerate(names)}
     return columns | {"action": TOOL_CALL, "longest_id": LONGEST_TEXT}
-
-
-def _sqlstate(error: DBAPIError) -> str:
-    return str(getattr(error.orig, "sqlstate", None) or "")

@@ -98,10 +98,11 @@ def migrate() -> None:
 
     configured = load_settings()
 
-    from trunkline import db, logs
+    from trunkline import logs, schema
 
     logs.configure(configured, "migrate")
-    db.migrate(configured.database_url)
+    owner = configured.migration_database_url or configured.database_url
+    schema.migrate(owner, used_by=configured.database_url)
     typer.echo("The database has the newest schema.")
 
 

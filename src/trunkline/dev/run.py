@@ -17,10 +17,10 @@ from trunkline.dev.console import Followed, say, step
 from trunkline.dev.data import DataDirectory
 from trunkline.dev.process import free_port, port_is_free
 from trunkline.dev.servers import NamesOfServers, names_of_servers
-from trunkline.dev.snippets import Address, describe
 from trunkline.dev.stores import Stores, running_stores
 from trunkline.errors import StartRefused, TrunklineError
 from trunkline.settings import Settings, load_settings
+from trunkline.snippets import Address, describe
 
 TENANT = "demo"
 _POLL = 0.1
@@ -138,7 +138,7 @@ def _configure(data: DataDirectory, stores: Stores, host: str, port: int, server
 def _prepare(platform: _Platform, names: NamesOfServers) -> str:
     """Schema, tenant, toolsets; gives the key that the demo tenant is called with."""
     with step("Database schema"):
-        from trunkline.db import migrate  # slow to import, and of no use to whoever is refused before
+        from trunkline.schema import migrate  # slow to import, and of no use to whoever is refused before
 
         migrate(platform.settings.database_url)
     with step(f"Tenant {TENANT}"):

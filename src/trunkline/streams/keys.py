@@ -30,6 +30,7 @@ names themselves, from what the lane's keys begin with (docs/decisions/0009-batc
 | `control` | channel | cancellations, revocations, changes of tenants; every pod listens | |
 | `snapshot:<kind>:<name>` | hash | the newest known state of a record in Postgres, for pods that find Postgres away | 7 days |
 | `revoked` | hash | id of each revoked, not yet expired key: from when it is refused | fields leave with the key's own expiry |
+| `throttle:<kind>:<hash>` | string | when the next try of somebody (an address, an account) is due (GCRA), epoch us | twice the burst's time |
 | `suspects` | hash | by worker, the call that begins there after it was lost with two others | a day after the last |
 | `looked` | string | nothing: that it can be written shows that workers can give signs of life | a minute |
 | `workers` | sorted set | `<worker> <slots>`, by the epoch ms until which the last sign of life holds | members leave a minute later |
@@ -165,3 +166,7 @@ class Keys:
     def snapshot(self, kind: str, name: str) -> str:
         """The newest known state of a record."""
         return f"{self.prefix}snapshot:{kind}:{name}"
+
+    def throttle(self, kind: str, digest: str) -> str:
+        """How often somebody has tried something, by the SHA-256 of who it is."""
+        return f"{self.prefix}throttle:{kind}:{digest}"

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from trunkline.db import LOOK_TIMEOUT, Database
+from trunkline.db import LOOK_TIMEOUT, Database, task_scope
 from trunkline.errors import Unavailable
 from trunkline.settings import Settings
 from trunkline.tenants import snapshot as snapshots_of
@@ -217,7 +217,9 @@ class TenantDirectory:
         self._waiting += 1
         try:
             async with asyncio.timeout(patience), self._postgres:
-                stored = await database.look(lambda session: load_snapshot(session, slug), patience)
+                stored = await database.look(
+                    lambda session: load_snapshot(session, slug), patience, scope=task_scope("directory")
+                )
         except TimeoutError as error:
             raise Unavailable("Postgres does not answer; try again later.", retry_after=2) from error
         finally:

@@ -12,9 +12,10 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils import uuid7
 
-from trunkline.audit.models import AuditEvent
-from trunkline.db import Database, utcnow
-from trunkline.errors import Conflict, NotFound, Unavailable, UsageError
+from trunkline.audit.by import CLI, By
+from trunkline.audit.record import Recorder
+from trunkline.db import Database, act_for, task_scope, utcnow
+from trunkline.errors import Conflict, KeyNotFound, Unavailable, UsageError
 from trunkline.settings import Settings
 from trunkline.streams.client import Redis
 from trunkline.tenants import tokens
@@ -28,7 +29,7 @@ from trunkline.tenants.signing import (
     signing_sealer,
 )
 from trunkline.tenants.tables import KeyRow, TenantRow
-from trunkline.tenants.tenants import check_name, read
+from trunkline.tenants.tenants import DIRECTORY, check_name, read
 
 DEFAULT_LIFETIME = timedelta(days=90)
 SHORTEST_LIFETIME = timedelta(minutes=1)
@@ -75,7 +76,7 @@ class Keys:
     """What an operator does with keys. Each method is one transaction, and then tells every pod what it must know.
 
     Raises, from every method:
-        TenantNotFound, NotFound: there is no such tenant, no such key.
+        TenantNotFound, KeyNotFound: there is no such tenant, no such key.
         Unavailable: Postgres is away and nothing has changed, or Redis is and the sentence says what is stored.
         StartRefused: SECRET_KEY is missing, or not the one that the signing keys were encrypted with.
     """
@@ -84,6 +85,7 @@ class Keys:
         self._settings = settings
         self._database = database
         self._announcer = Announcer(redis)
+        self._recorder = Recorder(settings.secret_key)
 
     async def issue(
         self,
@@ -93,28 +95,38 @@ class Keys:
         scopes: Iterable[str] = (),
         tools: Iterable[str] = (),
         expires: timedelta = DEFAULT_LIFETIME,
+        by: By = CLI,
     ) -> tuple[str, KeyRecord]:
         """A new key, shown this once, and its record; no scopes means all, no tool patterns means every tool.
 
         Raises:
             UsageError: a scope, a pattern, the name or the lifetime cannot be.
         """
-        wanted = _Wanted(check_name(name or "key"), check_scopes(scopes), check_tools(tools), check_lifetime(expires))
-        async with self._database.transaction() as session:
+        wanted = Wanted(check_name(name or "key"), check_scopes(scopes), check_tools(tools), check_lifetime(expires))
+        async with self._database.transaction(DIRECTORY) as session:
             tenant = await read(session, slug)
-            token, row, published = await self._add(session, tenant, wanted)
-            session.add(_event(row, "key.issue"))
-        await self._publish(published)
+            token, row, published = await self.issue_in(session, tenant, wanted, by)
+        await self.publish(published)
         return token, _record(row)
+
+    async def issue_in(
+        self, session: AsyncSession, tenant: TenantRow, wanted: Wanted, by: By
+    ) -> tuple[str, KeyRow, Published | None]:
+        """A new key with its event, in the caller's transaction, which acts for the tenant; `publish` afterwards."""
+        token, row, published = await self._add(session, tenant, wanted)
+        await self._record(session, row, "key.issue", by)
+        return token, row, published
 
     async def list(self, slug: str) -> tuple[KeyRecord, ...]:
         """The tenant's keys, oldest first, revoked and expired ones included."""
-        async with self._database.transaction() as session:
+        async with self._database.transaction(DIRECTORY) as session:
             tenant = await read(session, slug)
             query = select(KeyRow).where(KeyRow.tenant_id == tenant.id).order_by(KeyRow.created_at, KeyRow.id)
             return tuple(_record(row) for row in await session.scalars(query))
 
-    async def rotate(self, key_id: str, *, overlap: timedelta = DEFAULT_OVERLAP) -> tuple[str, KeyRecord]:
+    async def rotate(
+        self, key_id: str, *, overlap: timedelta = DEFAULT_OVERLAP, by: By = CLI
+    ) -> tuple[str, KeyRecord]:
         """A new key with the same name, rights and lifetime; the old one is refused after the overlap.
 
         Should Redis go away meanwhile, the new key is given all the same: pods read the database every half minute.
@@ -127,44 +139,44 @@ class Keys:
         if overlap < timedelta(0):
             raise UsageError("The overlap of two keys cannot be negative.")
         await self._announcer.check()
-        async with self._database.transaction() as session:
+        async with self._database.transaction(DIRECTORY) as session:
             old = await _read_key(session, key_id)
             now = utcnow()
             if old.revoked_at is not None or old.expires_at <= now:
                 raise Conflict(f"Key {key_id} was revoked or replaced, or has expired; issue a new one.")
             tenant = await session.get_one(TenantRow, old.tenant_id)
-            wanted = _Wanted(old.name, tuple(old.scopes), tuple(old.tools), old.expires_at - old.created_at)
+            wanted = Wanted(old.name, tuple(old.scopes), tuple(old.tools), old.expires_at - old.created_at)
             token, row, published = await self._add(session, tenant, wanted)
             old.replaced_by, old.revoked_at = row.id, min(now + overlap, old.expires_at)
-            session.add(_event(old, "key.rotate"))
-        await self._publish(published)
+            await self._record(session, old, "key.rotate", by)
+        await self.publish(published)
         with suppress(Unavailable):
             await self._announcer.keys_revoked([_revoked(old)])
         return token, _record(row)
 
-    async def revoke(self, key_id: str, *, at: datetime | None = None) -> KeyRecord:
+    async def revoke(self, key_id: str, *, at: datetime | None = None, by: By = CLI) -> KeyRecord:
         """Refuse the key everywhere from `at` (now) on. A revocation is never undone and never made later.
 
         Revoking again tells the pods again, and is no further event.
         """
-        async with self._database.transaction() as session:
+        async with self._database.transaction(DIRECTORY) as session:
             row = await _read_key(session, key_id)
             from_when = utcnow() if at is None else at
             if row.revoked_at is None or from_when < row.revoked_at:
                 row.revoked_at = from_when
-                session.add(_event(row, "key.revoke"))
+                await self._record(session, row, "key.revoke", by)
         await self._announcer.keys_revoked([_revoked(row)])
         return _record(row)
 
     async def ensure_signing_key(self) -> None:
         """Have a key that signs, so that pods can publish and know it before the first API key is issued."""
-        async with self._database.transaction() as session:
+        async with self._database.transaction(task_scope("operator")) as session:
             _, published = await self._signing_key(session)
-        await self._publish(published)
+        await self.publish(published)
 
     async def _add(
-        self, session: AsyncSession, tenant: TenantRow, wanted: _Wanted
-    ) -> tuple[str, KeyRow, _Published | None]:
+        self, session: AsyncSession, tenant: TenantRow, wanted: Wanted
+    ) -> tuple[str, KeyRow, Published | None]:
         signing, published = await self._signing_key(session)
         now = utcnow().replace(microsecond=0)
         row = KeyRow(
@@ -181,14 +193,24 @@ class Keys:
         await session.flush()
         return token, row, published
 
-    async def _signing_key(self, session: AsyncSession) -> tuple[SigningKey, _Published | None]:
+    async def _record(self, session: AsyncSession, row: KeyRow, action: str, by: By) -> None:
+        detail: dict[str, object] = {"name": row.name}
+        if action == "key.issue":
+            detail |= {"scopes": row.scopes, "tools": row.tools, "expires_at": row.expires_at.isoformat()}
+        if row.revoked_at is not None:
+            detail["refused_from"] = row.revoked_at.isoformat()
+        if row.replaced_by is not None:
+            detail["replaced_by"] = row.replaced_by
+        await self._recorder.record(session, row.tenant_id, action, by=by, target=row.id, detail=detail)
+
+    async def _signing_key(self, session: AsyncSession) -> tuple[SigningKey, Published | None]:
         key, created = await load_signing_key(session, signing_sealer(self._settings))
         if not created:
             return key, None
         version, keys = await load_verification_keys(session)
-        return key, _Published(version, encode_keys(keys))
+        return key, Published(version, encode_keys(keys))
 
-    async def _publish(self, published: _Published | None) -> None:
+    async def publish(self, published: Published | None) -> None:
         """Spare the pods the look into Postgres that the first call with the new signing key would cost them."""
         if published is not None:
             with suppress(Unavailable):
@@ -230,7 +252,9 @@ def check_lifetime(lifetime: timedelta) -> timedelta:
 
 
 @dataclass(frozen=True, slots=True)
-class _Wanted:
+class Wanted:
+    """What a new key is to be, checked."""
+
     name: str
     scopes: tuple[str, ...]
     tools: tuple[str, ...]
@@ -238,7 +262,7 @@ class _Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class _Published:
+class Published:
     """The signing keys after a new one was made."""
 
     version: int
@@ -260,29 +284,15 @@ def _claims(settings: Settings, tenant: TenantRow, row: KeyRow) -> dict[str, obj
 
 
 async def _read_key(session: AsyncSession, key_id: str) -> KeyRow:
+    """A key to change; the transaction acts for its tenant from here on."""
+    tenant_id = await session.scalar(select(KeyRow.tenant_id).where(KeyRow.id == key_id))
+    if tenant_id is None:
+        raise KeyNotFound(f"There is no key {key_id!r}.")
+    await act_for(session, tenant_id)
     row = await session.scalar(select(KeyRow).where(KeyRow.id == key_id).with_for_update())
     if row is None:
-        raise NotFound(f"There is no key {key_id!r}.")
+        raise KeyNotFound(f"There is no key {key_id!r}.")
     return row
-
-
-def _event(row: KeyRow, action: str) -> AuditEvent:
-    detail: dict[str, object] = {"name": row.name}
-    if action == "key.issue":
-        detail |= {"scopes": row.scopes, "tools": row.tools, "expires_at": row.expires_at.isoformat()}
-    if row.revoked_at is not None:
-        detail["refused_from"] = row.revoked_at.isoformat()
-    if row.replaced_by is not None:
-        detail["replaced_by"] = row.replaced_by
-    return AuditEvent(
-        id=uuid7().hex,
-        occurred_at=utcnow(),
-        tenant_id=row.tenant_id,
-        action=action,
-        target=row.id,
-        outcome="ok",
-        detail=detail,
-    )
 
 
 def _revoked(row: KeyRow) -> RevokedKey:

@@ -12,7 +12,7 @@ from sqlalchemy import func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils import uuid7
 
-from trunkline.db import Database, utcnow
+from trunkline.db import Database, task_scope, utcnow
 from trunkline.errors import Unavailable
 from trunkline.settings import Settings
 from trunkline.streams.snapshots import Snapshots
@@ -147,7 +147,7 @@ class Keyring:
     async def _load(self) -> list[VerificationKey]:
         if self._database is not None:
             try:
-                version, keys = await self._database.look(load_verification_keys)
+                version, keys = await self._database.look(load_verification_keys, scope=task_scope("verify"))
             except Unavailable:
                 pass
             else:

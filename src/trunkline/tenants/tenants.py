@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
 
 from sqlalchemy import BigInteger, cast, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils import uuid7
 
-from trunkline.db import Database, utcnow
+from trunkline.audit.by import CLI, By
+from trunkline.audit.record import Recorder
+from trunkline.db import Database, act_for, task_scope, utcnow
 from trunkline.errors import Conflict, NotFound, TenantNotFound, UsageError
 from trunkline.settings import Settings
 from trunkline.streams.client import Redis
@@ -31,13 +34,19 @@ async def find(session: AsyncSession, slug: str) -> TenantRow | None:
 
 
 async def read(session: AsyncSession, slug: str, *, to_change: bool = False) -> TenantRow:
-    """The tenant of that name; nobody else changes it within this transaction when it is read `to_change`.
+    """The tenant of that name, for which the transaction acts from here on; it began as `directory` or the like.
+
+    Nobody else changes the tenant within this transaction when it is read `to_change`.
 
     Raises:
         TenantNotFound: there is none.
     """
-    query = select(TenantRow).where(TenantRow.slug == slug)
-    row = await session.scalar(query.with_for_update() if to_change else query)
+    row = await find(session, slug)
+    if row is not None:
+        await act_for(session, row.id)
+        if to_change:
+            query = select(TenantRow).where(TenantRow.id == row.id).with_for_update()
+            row = await session.scalar(query, execution_options={"populate_existing": True})
     if row is None:
         raise TenantNotFound(f"There is no tenant {slug!r}.")
     return row
@@ -86,11 +95,15 @@ async def switch(session: AsyncSession, tenant_id: str, toolset: str, *, on: boo
     return True
 
 
-Change = Callable[[AsyncSession, TenantRow], Awaitable[None]]
+Change = Callable[[AsyncSession, TenantRow], Awaitable[bool]]
+"""Changes a tenant, and says whether that made a difference."""
+
+DIRECTORY: Final = task_scope("directory")
+"""How a transaction begins that knows a tenant by its name."""
 
 
 class Tenants:
-    """What an operator does with tenants. Each method is one transaction, and then tells every pod.
+    """What is done with tenants. Each method is one transaction, with its audit event, and then tells every pod.
 
     Raises, from every method that changes something:
         TenantNotFound: there is no such tenant.
@@ -101,9 +114,23 @@ class Tenants:
         self._defaults = snapshot.default_limits(settings)
         self._database = database
         self._announcer = Announcer(redis)
+        self._recorder = Recorder(settings.secret_key)
 
-    async def create(self, slug: str, name: str = "") -> Tenant:
+    async def create(self, slug: str, name: str = "", *, by: By = CLI) -> Tenant:
         """A new tenant with nothing switched on.
+
+        Raises:
+            UsageError: the slug breaks a rule.
+            Conflict: the slug is taken.
+        """
+        async with self._database.transaction(task_scope("operator")) as session:
+            row = await self.create_in(session, slug, name)
+            detail = {"slug": row.slug, "name": row.name}
+            await self._recorder.record(session, row.id, "tenant.create", by=by, target=row.id, detail=detail)
+        return await self.tell(row)
+
+    async def create_in(self, session: AsyncSession, slug: str, name: str) -> TenantRow:
+        """A new tenant in the caller's transaction, which is a task's that may make one; `tell` of it afterwards.
 
         Raises:
             UsageError: the slug breaks a rule.
@@ -111,17 +138,21 @@ class Tenants:
         """
         row = TenantRow(id=uuid7().hex, slug=check_slug(slug), name=check_name(name or slug))
         row.access, row.status = "key", "active"
+        row.version = await next_version(session)
+        session.add(row)
         try:
-            async with self._database.transaction() as session:
-                row.version = await next_version(session)
-                session.add(row)
+            await session.flush()
         except IntegrityError as error:
             raise Conflict(f"There is a tenant {slug!r} already.") from error
+        return row
+
+    async def tell(self, row: TenantRow) -> Tenant:
+        """Tell every pod of a tenant that was made just now and has nothing switched on."""
         return await self._tell(row, snapshot.encode(row, ()))
 
     async def list(self) -> tuple[Tenant, ...]:
         """All tenants by slug."""
-        async with self._database.transaction() as session:
+        async with self._database.transaction(task_scope("operator")) as session:
             rows = list(await session.scalars(select(TenantRow).order_by(TenantRow.slug)))
             switches = list(await session.scalars(select(ToolsetRow).order_by(ToolsetRow.position)))
         of: dict[str, list[ToolsetRow]] = {row.id: [] for row in rows}
@@ -131,11 +162,11 @@ class Tenants:
 
     async def get(self, slug: str) -> Tenant:
         """The tenant as Postgres has it."""
-        async with self._database.transaction() as session:
+        async with self._database.transaction(DIRECTORY) as session:
             row = await read(session, slug)
             return self._tenant(snapshot.encode(row, await toolsets_of(session, row.id)))
 
-    async def set(self, slug: str, changes: Mapping[str, str]) -> Tenant:
+    async def set(self, slug: str, changes: Mapping[str, str], *, by: By = CLI) -> Tenant:
         """Change what `settable` names; `default` takes a limit back to the deployment's default.
 
         Raises:
@@ -143,37 +174,39 @@ class Tenants:
         """
         values = parse_changes(changes)
 
-        async def change(_: AsyncSession, row: TenantRow) -> None:
+        async def change(_: AsyncSession, row: TenantRow) -> bool:
             for name, value in values.items():
                 setattr(row, name, value)
+            return True
 
-        return await self._change(slug, change)
+        action = "tenant.update" if values.keys() & {"name", "access"} else "limits.set"
+        return await self._change(slug, change, action, by, detail=dict(changes))
 
-    async def suspend(self, slug: str) -> Tenant:
+    async def suspend(self, slug: str, *, reason: str = "", by: By = CLI) -> Tenant:
         """Refuse all its clients until it is resumed; nothing of it is lost."""
-        return await self._set_status(slug, "suspended")
+        return await self._set_status(slug, "suspended", "tenant.suspend", reason, by)
 
-    async def resume(self, slug: str) -> Tenant:
+    async def resume(self, slug: str, *, reason: str = "", by: By = CLI) -> Tenant:
         """Serve its clients again."""
-        return await self._set_status(slug, "active")
+        return await self._set_status(slug, "active", "tenant.resume", reason, by)
 
-    async def enable(self, slug: str, toolset: str) -> Tenant:
+    async def enable(self, slug: str, toolset: str, *, by: By = CLI) -> Tenant:
         """Switch a toolset on; one that was on before takes its old place again. Clients hear that lists changed."""
         check_name(toolset)
-        return await self._switch(slug, toolset, on=True)
+        return await self._switch(slug, toolset, by, on=True)
 
-    async def disable(self, slug: str, toolset: str) -> Tenant:
+    async def disable(self, slug: str, toolset: str, *, by: By = CLI) -> Tenant:
         """Switch a toolset off. Its clients hear that lists changed.
 
         Raises:
             NotFound: it never was on.
         """
-        return await self._switch(slug, toolset, on=False)
+        return await self._switch(slug, toolset, by, on=False)
 
-    async def delete(self, slug: str) -> None:
-        """Remove the tenant, its toolsets and its keys, for good; its audit log stays."""
+    async def delete(self, slug: str, *, by: By = CLI) -> None:
+        """Remove the tenant, its toolsets, members and keys, for good; its audit log stays."""
         try:
-            async with self._database.transaction() as session:
+            async with self._database.transaction(DIRECTORY) as session:
                 row = await read(session, slug, to_change=True)
                 now = utcnow()
                 live = select(KeyRow).where(KeyRow.tenant_id == row.id, KeyRow.expires_at > now)
@@ -182,6 +215,9 @@ class Tenants:
                     for key in await session.scalars(live)
                 ]
                 await session.delete(row)
+                await session.flush()
+                detail = {"slug": slug, "live_keys": len(keys)}
+                await self._recorder.record(session, row.id, "tenant.delete", by=by, target=row.id, detail=detail)
         except TenantNotFound:
             # Perhaps it was deleted while Redis was away: then Redis still has it, and this is who repairs that.
             await self._announcer.tenant_gone(slug, "")
@@ -189,32 +225,46 @@ class Tenants:
         await self._announcer.tenant_gone(slug, row.id)
         await self._announcer.keys_revoked(keys)
 
-    async def _switch(self, slug: str, toolset: str, *, on: bool) -> Tenant:
+    async def _switch(self, slug: str, toolset: str, by: By, *, on: bool) -> Tenant:
         switched = False
 
-        async def change(session: AsyncSession, row: TenantRow) -> None:
+        async def change(session: AsyncSession, row: TenantRow) -> bool:
             nonlocal switched
             switched = await switch(session, row.id, toolset, on=on)
+            return switched
 
-        tenant = await self._change(slug, change)
+        action = "toolset.enable" if on else "toolset.disable"
+        tenant = await self._change(slug, change, action, by, target=toolset)
         if switched:
             await self._announcer.lists_changed(slug, tenant.id)
         return tenant
 
-    async def _set_status(self, slug: str, status: str) -> Tenant:
-        async def change(_: AsyncSession, row: TenantRow) -> None:
-            row.status = status
+    async def _set_status(self, slug: str, status: str, action: str, reason: str, by: By) -> Tenant:
+        async def change(_: AsyncSession, row: TenantRow) -> bool:
+            was, row.status = row.status, status
+            return was != status
 
-        return await self._change(slug, change)
+        return await self._change(slug, change, action, by, detail={"reason": reason} if reason else {})
 
-    async def _change(self, slug: str, change: Change) -> Tenant:
-        async with self._database.transaction() as session:
+    async def _change(
+        self,
+        slug: str,
+        change: Change,
+        action: str,
+        by: By,
+        *,
+        target: str = "",
+        detail: Mapping[str, object] | None = None,
+    ) -> Tenant:
+        async with self._database.transaction(DIRECTORY) as session:
             row = await read(session, slug, to_change=True)
-            await change(session, row)
+            changes = await change(session, row)
             row.version = await next_version(session, row.version)
             row.updated_at = utcnow()
             await session.flush()
             changed = snapshot.encode(row, await toolsets_of(session, row.id))
+            if changes:
+                await self._recorder.record(session, row.id, action, by=by, target=target or row.id, detail=detail)
         return await self._tell(row, changed)
 
     async def _tell(self, row: TenantRow, changed: bytes) -> Tenant:

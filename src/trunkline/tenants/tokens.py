@@ -11,6 +11,7 @@ import jwt
 import orjson
 
 from trunkline.errors import UsageError
+from trunkline.tenants.model import is_label
 from trunkline.tenants.signing import ALGORITHM, SigningKey
 
 PREFIX = "tlk_"
@@ -55,6 +56,18 @@ def read_header(token: str) -> dict[str, str] | None:
         return None
     # The library parses the header again, without a limit to its depth: only flat ones get there.
     return header if all(isinstance(value, str) for value in header.values()) else None
+
+
+def read_slug(token: str) -> str | None:
+    """The tenant that an API key says it is for, unverified: whose key set to hold it against; None for no key."""
+    if read_header(token) is None:
+        return None
+    try:
+        claims = orjson.loads(_decode(token.split(".")[1]) or b"")
+    except orjson.JSONDecodeError:
+        return None
+    slug = claims.get("slug") if isinstance(claims, dict) else None
+    return slug if isinstance(slug, str) and is_label(slug) else None
 
 
 def _decode(segment: str) -> bytes | None:

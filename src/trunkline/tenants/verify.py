@@ -12,7 +12,7 @@ from typing import Any
 import jwt
 from jwt.types import Options
 
-from trunkline.db import Database
+from trunkline.db import Database, task_scope
 from trunkline.errors import Unauthorized, Unavailable
 from trunkline.settings import Settings
 from trunkline.streams.revocations import Revocations
@@ -174,7 +174,7 @@ class Verifier:
         if self._database is None:
             return None
         try:
-            return await self._database.look(load_revocations)
+            return await self._database.look(load_revocations, scope=task_scope("verify"))
         except Unavailable:
             return None
 

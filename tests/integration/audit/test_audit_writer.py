@@ -8,11 +8,12 @@ from typing import Any
 import asyncpg
 import pytest
 from sqlalchemy import text
+from tests.stores import as_owner
 from uuid_utils import uuid7
 
 from trunkline.audit.seed import seed
 from trunkline.audit.write import AuditWriter
-from trunkline.db import Database
+from trunkline.db import Database, Scope, task_scope
 from trunkline.errors import Unavailable
 from trunkline.metrics import Metrics
 from trunkline.settings import Settings
@@ -59,7 +60,7 @@ async def append(redis: Redis, *entries: bytes, lane: int = 3) -> None:
 
 
 async def rows(database: Database) -> list[dict[str, Any]]:
-    async with database.transaction() as session:
+    async with database.transaction(task_scope("audit")) as session:
         found = await session.execute(text("SELECT * FROM audit_events ORDER BY id"))
         return [dict(row) for row in found.mappings()]
 
@@ -225,9 +226,9 @@ class Tried:
         self._tries = asyncio.Semaphore(0)
 
     @contextlib.asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Any]:
+    async def transaction(self, scope: Scope) -> AsyncIterator[Any]:
         self._tries.release()
-        async with self._database.transaction() as session:
+        async with self._database.transaction(scope) as session:
             yield session
 
     async def times(self, count: int) -> None:
@@ -284,15 +285,13 @@ async def test_nothing_is_lost_while_postgres_is_away_and_one_line_says_so(redis
     assert said.count("audit events are written again") == 1
 
 
-async def test_a_schema_that_is_not_there_yet_is_waited_for(redis, database):
-    async with database.transaction() as session:
-        await session.execute(text("ALTER TABLE audit_events RENAME TO audit_events_later"))
+async def test_a_schema_that_is_not_there_yet_is_waited_for(redis, database, settings):
+    await as_owner(settings.database_url, "ALTER TABLE audit_events RENAME TO audit_events_later")
     metrics, tried = Metrics("worker"), Tried(database)
     await append(redis, event())
     async with reading(redis) as feed, writing(feed, tried, metrics):
         await tried.times(2)
-        async with database.transaction() as session:
-            await session.execute(text("ALTER TABLE audit_events_later RENAME TO audit_events"))
+        await as_owner(settings.database_url, "ALTER TABLE audit_events_later RENAME TO audit_events")
         await feed.until(1)
     assert metrics.audit_set_aside_total.value == 0
 
@@ -331,7 +330,7 @@ class Stuck:
         self.entered = asyncio.Event()
 
     @contextlib.asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Any]:
+    async def transaction(self, _scope: Scope) -> AsyncIterator[Any]:
         self.entered.set()
         await asyncio.Event().wait()
         yield None
@@ -366,19 +365,12 @@ async def test_a_feed_that_is_away_is_not_asked_without_pause(database):
     assert asked <= 3
 
 
-async def test_the_coming_months_have_partitions_after_a_start(redis, database):
-    async with database.transaction() as session:
-        names = await session.scalars(
-            text("SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'audit_events'::regclass")
-        )
-        for name in names:
-            if not name.endswith("default"):
-                await session.execute(text(f"DROP TABLE {name}"))
+async def test_the_coming_months_have_partitions_after_a_start(redis, database, settings):
+    partitions = "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'audit_events'::regclass"
+    for (name,) in await as_owner(settings.database_url, partitions):
+        if not name.endswith("default"):
+            await as_owner(settings.database_url, f"DROP TABLE {name}")
     await append(redis, event())
     async with reading(redis) as feed, writing(feed, database):
         await feed.until(1)
-    async with database.transaction() as session:
-        partitions = await session.scalar(
-            text("SELECT count(*) FROM pg_inherits WHERE inhparent = 'audit_events'::regclass")
-        )
-    assert partitions == 4
+    assert len(await as_owner(settings.database_url, partitions)) == 4

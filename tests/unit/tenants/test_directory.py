@@ -7,6 +7,7 @@ from itertools import islice
 import orjson
 import pytest
 
+from trunkline.db import Scope, task_scope
 from trunkline.errors import Unavailable
 from trunkline.settings import Settings
 from trunkline.tenants import directory as module
@@ -61,7 +62,10 @@ class Stores:
         if version >= self.versions.get(name, 0):
             self.redis[name], self.versions[name] = value, version
 
-    async def look(self, read: Callable[[Stores], Awaitable[bytes | None]], seconds: float) -> bytes | None:
+    async def look(
+        self, read: Callable[[Stores], Awaitable[bytes | None]], seconds: float, *, scope: Scope
+    ) -> bytes | None:
+        assert scope == task_scope("directory")
         self.postgres_asked += 1
         await self.postgres_gate.wait()
         if self.postgres_away:

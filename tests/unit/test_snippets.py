@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from trunkline.dev.snippets import Address, client_snippets, describe
+from trunkline.snippets import Address, client_snippets, describe
 
 ADDRESS = Address(
     "http://127.0.0.1:8000", "http://127.0.0.1:8000/t/demo/mcp", "http://127.0.0.1:8000/t/demo/sse", "tlk_a.b.c"

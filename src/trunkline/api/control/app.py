@@ -1,0 +1,245 @@
+"""The control plane as one application, and how an API pod hands requests to it."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final
+from urllib.parse import unquote
+
+import structlog
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.requests import Request as WebRequest
+from starlette.responses import Response
+from uuid_utils import uuid7
+
+from trunkline import __version__
+from trunkline.api.control import problems
+from trunkline.api.control.deps import Control
+from trunkline.api.control.rate import Allowances
+from trunkline.api.http import Request
+from trunkline.api.messages import read_json
+from trunkline.errors import FieldError, MethodNotAllowed, NotFound, TrunklineError, ValidationFailed
+
+log = structlog.get_logger(__name__)
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
+ROUTERS: Final[tuple[str, ...]] = (
+    "signup",
+    "sessions",
+    "members",
+    "tenants",
+    "operators",
+    "keys",
+    "limits",
+    "signing",
+    "audit",
+    "usage",
+    "toolsets",
+    "pages",
+)
+"""Modules of this package, each with a `router`."""
+METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+
+_HAS_BODY: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+_DESCRIPTION: Final = "Tenants, their members, keys, limits, usage, audit log and toolsets."
+
+
+def make_control(control: Control) -> FastAPI:
+    """The control plane: `/v1`, `/openapi.json`, `/docs`. Each name in ROUTERS is a module with `router`."""
+    app = FastAPI(
+        title="Trunkline",
+        version=__version__,
+        description=_DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
+        exception_handlers={
+            TrunklineError: _answer_error,
+            RequestValidationError: _answer_invalid,
+            HTTPException: _answer_http,
+            Exception: _answer_bug,
+        },
+    )
+    app.state.control = control
+    for name in ROUTERS:
+        app.include_router(importlib.import_module(f"trunkline.api.control.{name}").router)
+    for route in routes(app):
+        route.openapi_extra = {**(route.openapi_extra or {}), "x-permission": permission_of(route)}
+    make_schema = app.openapi
+    app.openapi = lambda: _with_problems(make_schema())  # type: ignore[method-assign]
+    return app
+
+
+def routes(app: FastAPI) -> list[APIRoute]:
+    """The routes of `/v1`, in order."""
+    return [route for route in app.routes if isinstance(route, APIRoute) and route.path.startswith("/v1")]
+
+
+def permission_of(route: APIRoute) -> str:
+    """What a route asks for: a permission, `user`, `operator`, `known`, or `public` for nothing."""
+    for each in route.dependant.dependencies:
+        if permission := getattr(each.call, "permission", ""):
+            return str(permission)
+    return "public"
+
+
+class ControlPlane:
+    """Answers what belongs to the control plane: bounds the body, counts the request, and then the application."""
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+        self._settings = control.settings
+        self._app = make_control(control)
+        self._allowances = Allowances(control.settings)
+        self._app.state.allowances = self._allowances
+
+    async def handle(self, request: Request) -> None:
+        """Answer one request; whatever goes wrong is a problem."""
+        address = request.address(self._settings.trusted_proxies)
+        request.cors += self._allowances.count(request, address)
+        body = await self._body(request) if request.head.method in _HAS_BODY else b""
+        request_id = str(uuid7())
+        scope = _scope(request) | {"state": {"address": address, "request_id": request_id}}
+        answer = _Answer(request, request_id)
+        try:
+            await self._app(scope, _once(body, request.receive), answer.send)
+        except Exception:  # the edge of a request, as in `trunkline.api.app`; the application has answered already
+            log.exception("request failed", path=scope["path"])
+            if not answer.begun:
+                raise
+
+    async def refuse(self, request: Request, error: TrunklineError) -> None:
+        """Answer with a problem what did not get as far as the application."""
+        request_id = str(uuid7())
+        problem = problems.problem_of(error, self._settings.public_url, request_id)
+        headers = [(name.encode(), value.encode()) for name, value in problems.headers_of(error).items()]
+        await request.answer(error.status, problems.body_of(problem), *headers, *_own_headers(request_id))
+
+    async def _body(self, request: Request) -> bytes:
+        """The body, if there is one: JSON, within the bounds of every body.
+
+        Raises:
+            UnsupportedMediaType, BodyTooLarge, InvalidMessage, UnparsableMessage: it is not.
+            ClientGone: the client hung up.
+        """
+        if request.empty:
+            return b""
+        body = await request.body(self._settings.max_body_bytes, self._settings.body_timeout)
+        if body:
+            read_json(body, self._settings.max_json_elements)
+        return body
+
+
+class _Answer:
+    """Adds to an answer what all of them carry."""
+
+    def __init__(self, request: Request, request_id: str) -> None:
+        self._request = request
+        self._own = _own_headers(request_id)
+        self.begun = False
+
+    async def send(self, message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            self.begun = True
+            message["headers"] = [*message["headers"], *self._own, *self._request.cors]
+        await self._request.send(message)
+
+
+def _own_headers(request_id: str) -> list[tuple[bytes, bytes]]:
+    return [
+        (b"cache-control", b"no-store"),
+        (b"x-request-id", request_id.encode()),
+        (b"x-content-type-options", b"nosniff"),
+    ]
+
+
+def _scope(request: Request) -> dict[str, Any]:
+    """The request as ASGI has it (HTTP connection scope, version 2.3): a trailing slash is none, HEAD is GET."""
+    head = request.head
+    raw = head.path.removesuffix(b"/") or b"/"
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": head.version,
+        "method": "GET" if head.method == "HEAD" else head.method,
+        "scheme": "http",
+        "path": unquote(raw.decode("latin-1")),
+        "raw_path": raw,
+        "query_string": head.query,
+        "root_path": "",
+        "headers": list(head.headers.items()),
+        "client": request.protocol.client,
+        "server": request.protocol.server,
+        "extensions": {},
+    }
+
+
+def _once(body: bytes, receive: Receive) -> Receive:
+    """A body that was read already; what comes after it is asked of the connection."""
+    given = False
+
+    async def take() -> MutableMapping[str, Any]:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return take
+
+
+def _respond(request: WebRequest, error: TrunklineError) -> Response:
+    control: Control = request.app.state.control
+    control.metrics.refuse(error.reason)
+    problem = problems.problem_of(error, control.settings.public_url, request.scope["state"]["request_id"])
+    return Response(problems.body_of(problem), error.status, problems.headers_of(error))
+
+
+async def _answer_error(request: WebRequest, error: Exception) -> Response:
+    assert isinstance(error, TrunklineError)  # noqa: S101 - what it is registered for
+    return _respond(request, error)
+
+
+async def _answer_invalid(request: WebRequest, error: Exception) -> Response:
+    """What does not fit the route's parameters and body. It repeats nothing that was sent: that may be a password."""
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - what it is registered for
+    fields = [FieldError(_pointer(each["loc"]), str(each["msg"])) for each in error.errors()]
+    first = f"{fields[0].pointer or 'The body'}: {fields[0].detail}" if fields else "It does not fit."
+    return _respond(request, ValidationFailed(f"The request is not valid. {first}.", fields))
+
+
+async def _answer_http(request: WebRequest, error: Exception) -> Response:
+    """What the routing itself refuses."""
+    assert isinstance(error, HTTPException)  # noqa: S101 - what it is registered for
+    if error.status_code == 405:
+        return _respond(request, MethodNotAllowed((error.headers or {}).get("Allow", "")))
+    return _respond(request, NotFound())
+
+
+async def _answer_bug(request: WebRequest, _error: Exception) -> Response:
+    return _respond(request, TrunklineError("Something went wrong here; it was logged."))
+
+
+def _pointer(loc: tuple[int | str, ...]) -> str:
+    where, *parts = loc
+    if where == "body":
+        return "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in parts)
+    return "/".join(map(str, loc))
+
+
+def _with_problems(schema: dict[str, Any]) -> dict[str, Any]:
+    """The description, with the schema of problems in place of the framework's own of its errors."""
+    schemas = schema.setdefault("components", {}).setdefault("schemas", {})
+    if "Problem" not in schemas:
+        for name in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(name, None)
+        own = problems.Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas.update(own.pop("$defs"))
+        schemas["Problem"] = own
+    return schema

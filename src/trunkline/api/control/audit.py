@@ -1,0 +1,7 @@
+"""A tenant's audit log."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+router = APIRouter()

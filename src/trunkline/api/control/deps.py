@@ -1,0 +1,143 @@
+"""What the routes of the control plane work with, and the shapes that they share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Generic, TypeVar
+
+from fastapi import Depends, Query
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import Request
+from starlette.responses import Response
+
+from trunkline.api.control.cursors import Cursors
+from trunkline.audit.record import Recorder
+from trunkline.audit.usage import UsageReader
+from trunkline.db import Database
+from trunkline.metrics import Metrics
+from trunkline.settings import Settings
+from trunkline.streams.audit_tail import Tail
+from trunkline.streams.client import Redis
+from trunkline.streams.throttle import RedisThrottle
+from trunkline.tenants.accounts import Accounts
+from trunkline.tenants.configs import Configs
+from trunkline.tenants.directory import TenantDirectory
+from trunkline.tenants.idempotency import IdempotencyStore
+from trunkline.tenants.keys import Keys
+from trunkline.tenants.mail import Mailer
+from trunkline.tenants.members import Members
+from trunkline.tenants.operators import Operators
+from trunkline.tenants.passwords import Passwords
+from trunkline.tenants.rotation import SigningKeys
+from trunkline.tenants.tenants import Tenants
+from trunkline.tenants.verify import Verifier
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """What the routes work with; made once by `api/run.py`, found at `app.state.control`."""
+
+    settings: Settings
+    database: Database
+    redis: Redis
+    directory: TenantDirectory
+    verifier: Verifier
+    tenants: Tenants
+    keys: Keys
+    accounts: Accounts
+    members: Members
+    operators: Operators
+    signing: SigningKeys
+    configs: Configs
+    usage: UsageReader
+    tail: Tail
+    cursors: Cursors
+    recorder: Recorder
+    idempotency: IdempotencyStore
+    metrics: Metrics
+    throttle: RedisThrottle
+    passwords: Passwords
+    mailer: Mailer | None
+    """None where no mail server is configured."""
+
+    @classmethod
+    def make(
+        cls,
+        settings: Settings,
+        database: Database,
+        redis: Redis,
+        directory: TenantDirectory,
+        verifier: Verifier,
+        metrics: Metrics,
+        passwords: Passwords,
+    ) -> Control:
+        """Put it together from what a pod has."""
+        recorder = Recorder(settings.secret_key)
+        tenants, keys = Tenants(settings, database, redis), Keys(settings, database, redis)
+        throttle = RedisThrottle(redis)
+        return cls(
+            settings=settings,
+            database=database,
+            redis=redis,
+            directory=directory,
+            verifier=verifier,
+            tenants=tenants,
+            keys=keys,
+            accounts=Accounts(settings, database, throttle, tenants, keys, passwords, recorder),
+            members=Members(settings, database, throttle, passwords, recorder),
+            operators=Operators(settings, database, throttle, passwords, recorder),
+            signing=SigningKeys(settings, database, redis, recorder),
+            configs=Configs(settings, database, redis, recorder),
+            usage=UsageReader(database),
+            tail=Tail(redis, database),
+            cursors=Cursors(settings.secret_key),
+            recorder=recorder,
+            idempotency=IdempotencyStore(database, settings.secret_key),
+            metrics=metrics,
+            throttle=throttle,
+            passwords=passwords,
+            mailer=Mailer(settings) if settings.smtp_url.get_secret_value() else None,
+        )
+
+
+def _control(request: Request) -> Control:
+    found: Control = request.app.state.control
+    return found
+
+
+ControlDep = Annotated[Control, Depends(_control)]
+"""A route's way to `Control`: a parameter `control: ControlDep`."""
+
+
+class Body(BaseModel):
+    """A request's body: what it does not know is refused."""
+
+    model_config = ConfigDict(extra="forbid", str_strip_whitespace=True)
+
+
+class Answer(BaseModel):
+    """An answer's body."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+
+Limit = Annotated[int, Query(ge=1, le=200, description="Items on a page.")]
+Cursor = Annotated[
+    str | None, Query(max_length=1_024, description="`next` of the page before; leave it out for the first one.")
+]
+
+
+class Page(Answer, Generic[Item]):
+    """A page of a list."""
+
+    items: list[Item]
+    next: str | None = Field(default=None, description="The next page's `cursor`; null on the last page.")
+
+
+def link_next(request: Request, response: Response, cursor: str | None) -> None:
+    """Say where the next page is (RFC 8288), for clients that follow links."""
+    if cursor is not None:
+        url = request.url.include_query_params(cursor=cursor)
+        response.headers["link"] = f'<{url.path}?{url.query}>; rel="next"'

@@ -1,0 +1,7 @@
+"""API keys of a tenant."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+router = APIRouter()

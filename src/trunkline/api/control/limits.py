@@ -1,0 +1,7 @@
+"""What a tenant may use, and has used of it."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+router = APIRouter()

@@ -1,0 +1,7 @@
+"""Signing in and out, and one's own account."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+router = APIRouter()
