@@ -387,6 +387,13 @@ class QuotaExceeded(TooManyRequests):
     problem = "quota-exceeded"
 
 
+class PreconditionFailed(TrunklineError):
+    """It was changed meanwhile; read it again, then change what it is now."""
+
+    status = 412
+    problem = "precondition-failed"
+
+
 class IdempotencyMismatch(TrunklineError):
     """This Idempotency-Key was used for another request; use a new one."""
 

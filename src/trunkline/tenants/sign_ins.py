@@ -87,7 +87,6 @@ class SignIns:
         )
         session.add(row)
         await session.flush()
-        await session.execute(delete(SignInRow).where(SignInRow.expires_at < now, SignInRow.user_id == row.user_id))
         return secret, _sign_in(row)
 
     async def find(self, secret: str, kind: SignInKind | None = None) -> SignIn | None:
@@ -131,6 +130,10 @@ class SignIns:
             query = query.where(SignInRow.digest != bytes.fromhex(but))
         ended = await session.scalars(query.returning(SignInRow.digest))
         return len(ended.all())
+
+    async def forget_expired(self, session: AsyncSession) -> None:
+        """Remove what nobody can use any more, in the caller's transaction."""
+        await session.execute(delete(SignInRow).where(SignInRow.expires_at < utcnow()))
 
     async def seen(self, session: AsyncSession, user_id: str) -> None:
         """Note that a user signed in just now."""

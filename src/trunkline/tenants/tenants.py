@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 from sqlalchemy import BigInteger, cast, func, select
@@ -146,9 +146,13 @@ class Tenants:
             raise Conflict(f"There is a tenant {slug!r} already.") from error
         return row
 
-    async def tell(self, row: TenantRow) -> Tenant:
-        """Tell every pod of a tenant that was made just now and has nothing switched on."""
-        return await self._tell(row, snapshot.encode(row, ()))
+    async def tell(self, row: TenantRow, toolsets: Sequence[ToolsetRow] = ()) -> Tenant:
+        """Tell every pod of a tenant that was made just now."""
+        return await self._tell(row, snapshot.encode(row, toolsets))
+
+    def shown(self, row: TenantRow, toolsets: Sequence[ToolsetRow]) -> Tenant:
+        """A tenant as of this row."""
+        return self._tenant(snapshot.encode(row, toolsets))
 
     async def list(self) -> tuple[Tenant, ...]:
         """All tenants by slug."""
@@ -159,6 +163,17 @@ class Tenants:
         for toolset in switches:
             of.setdefault(toolset.tenant_id, []).append(toolset)
         return tuple(self._tenant(snapshot.encode(row, of[row.id])) for row in rows)
+
+    async def page(self, after: str, limit: int) -> Sequence[Tenant]:
+        """Tenants by slug, behind `after`."""
+        async with self._database.transaction(task_scope("operator")) as session:
+            query = select(TenantRow).where(TenantRow.slug > after).order_by(TenantRow.slug).limit(limit)
+            rows = list(await session.scalars(query))
+            of: dict[str, list[ToolsetRow]] = {row.id: [] for row in rows}
+            switches = select(ToolsetRow).where(ToolsetRow.tenant_id.in_(list(of)))
+            for toolset in await session.scalars(switches.order_by(ToolsetRow.position)):
+                of[toolset.tenant_id].append(toolset)
+        return [self.shown(row, of[row.id]) for row in rows]
 
     async def get(self, slug: str) -> Tenant:
         """The tenant as Postgres has it."""

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import pytest
 from tests.control import ControlRig
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 async def test_whoever_asks_learns_the_version_and_who_may_sign_up(control: ControlRig) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Annotated, Generic, TypeVar
 
-from fastapi import Depends, Query
+from fastapi import Depends, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
 from trunkline.api.control.cursors import Cursors
+from trunkline.api.control.principal import Actor
 from trunkline.audit.record import Recorder
 from trunkline.audit.usage import UsageReader
 from trunkline.db import Database
@@ -28,11 +31,14 @@ from trunkline.tenants.mail import Mailer
 from trunkline.tenants.members import Members
 from trunkline.tenants.operators import Operators
 from trunkline.tenants.passwords import Passwords
+from trunkline.tenants.people import Moment
 from trunkline.tenants.rotation import SigningKeys
 from trunkline.tenants.tenants import Tenants
 from trunkline.tenants.verify import Verifier
 
 Item = TypeVar("Item")
+Where = Callable[[Item], Moment]
+"""Where an item stands in a list by time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +120,7 @@ ControlDep = Annotated[Control, Depends(_control)]
 class Body(BaseModel):
     """A request's body: what it does not know is refused."""
 
-    model_config = ConfigDict(extra="forbid", str_strip_whitespace=True)
+    model_config = ConfigDict(extra="forbid")
 
 
 class Answer(BaseModel):
@@ -123,6 +129,10 @@ class Answer(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
 
+Id = Annotated[str, Path(pattern="^[0-9a-f]{32}$", description="32 hex characters.")]
+"""An id in a path."""
+Slug = Annotated[str, Path(description="The tenant's name, as in its URL.", max_length=63)]
+"""`{tenant}` in a path."""
 Limit = Annotated[int, Query(ge=1, le=200, description="Items on a page.")]
 Cursor = Annotated[
     str | None, Query(max_length=1_024, description="`next` of the page before; leave it out for the first one.")
@@ -134,6 +144,28 @@ class Page(Answer, Generic[Item]):
 
     items: list[Item]
     next: str | None = Field(default=None, description="The next page's `cursor`; null on the last page.")
+
+
+def begin_of(control: Control, actor: Actor, route: str, cursor: str | None) -> Moment | None:
+    """Behind which item the page begins that a cursor names; None for the first page.
+
+    Raises:
+        CursorNotFound: the cursor is another's, another list's, or none at all.
+    """
+    if cursor is None:
+        return None
+    position = control.cursors.open(actor, route, cursor)
+    return datetime.fromisoformat(position["at"]), str(position["id"])
+
+
+def end_of(
+    control: Control, actor: Actor, route: str, found: Sequence[Item], limit: int, at: Where[Item]
+) -> str | None:
+    """The cursor of the page behind `limit` items; None where `found`, which was asked for one more, has no more."""
+    if len(found) <= limit:
+        return None
+    moment, identity = at(found[limit - 1])
+    return control.cursors.seal(actor, route, {"at": moment.isoformat(), "id": identity})
 
 
 def link_next(request: Request, response: Response, cursor: str | None) -> None:

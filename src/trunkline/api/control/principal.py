@@ -97,7 +97,7 @@ async def tenant_actor(request: Request, tenant: str) -> Actor:
     if found is None or role is None:
         raise TenantNotFound
     _refuse_suspended(request, found)
-    return Actor(_by(request, sign_in), found.id, ROLES[role], sign_in, role)
+    return _known(request, Actor(_by(request, sign_in), found.id, ROLES[role], sign_in, role))
 
 
 async def user_actor(request: Request) -> Actor:
@@ -114,7 +114,7 @@ async def user_actor(request: Request) -> Actor:
     sign_in = await _signed_in(request, token, USER)
     if not sign_in.user_id:
         raise Forbidden("This address is for users; operators have their own under /v1/operator.")
-    return Actor(_by(request, sign_in), sign_in=sign_in)
+    return _known(request, Actor(_by(request, sign_in), sign_in=sign_in))
 
 
 async def operator_actor(request: Request) -> Actor:
@@ -131,7 +131,7 @@ async def operator_actor(request: Request) -> Actor:
     sign_in = await _signed_in(request, token, OPERATOR)
     if not sign_in.operator_id:
         raise Forbidden("This address is for operators.")
-    return Actor(_by(request, sign_in), sign_in=sign_in)
+    return _known(request, Actor(_by(request, sign_in), sign_in=sign_in))
 
 
 async def any_actor(request: Request) -> Actor:
@@ -146,7 +146,7 @@ async def any_actor(request: Request) -> Actor:
         return await _key_of(request, token, principal.slug)
     kind: CookieKind = OPERATOR if not token and _cookie(request, USER) == "" else USER
     sign_in = await _signed_in(request, token, kind)
-    return Actor(_by(request, sign_in), sign_in=sign_in)
+    return _known(request, Actor(_by(request, sign_in), sign_in=sign_in))
 
 
 def allowed(permission: Permission) -> Any:
@@ -272,7 +272,13 @@ async def _key_of(request: Request, token: str, slug: str) -> Actor:
     if found.status != "active":
         raise Forbidden("This tenant is suspended.")
     by = By("key", principal.key_id, address_of(request))
-    return Actor(by, found.id, of_scopes(principal.scopes), key=principal)
+    return _known(request, Actor(by, found.id, of_scopes(principal.scopes), key=principal))
+
+
+def _known(request: Request, actor: Actor) -> Actor:
+    """The actor, who has an allowance of requests of its own from now on."""
+    request.app.state.allowances.note(dict(request.scope["headers"]), actor.principal)
+    return actor
 
 
 def _refuse_suspended(request: Request, tenant: Tenant) -> None:

@@ -25,7 +25,7 @@ _EXAMPLES: Final[dict[int, type[TrunklineError]]] = {
     404: errors.TenantNotFound,
     405: errors.MethodNotAllowed,
     409: errors.Conflict,
-    412: errors.Conflict,
+    412: errors.PreconditionFailed,
     413: errors.BodyTooLarge,
     415: errors.UnsupportedMediaType,
     422: errors.ValidationFailed,
