@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import pytest
+from tests.control import PASSWORD, ControlRig, Person
+from tests.stores import as_owner
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+async def signed_in(control: ControlRig, person: Person) -> tuple[str, str]:
+    """A browser's cookie, and what goes into X-CSRF-Token."""
+    answer = await control.call("POST", "/v1/sessions", json={"email": person.email, "password": PASSWORD})
+    assert answer.status_code == 201, answer.text
+    return answer.headers["set-cookie"].partition(";")[0], answer.json()["csrf_token"]
+
+
+async def test_a_cookie_and_its_csrf_token_are_good_until_signing_out(control: ControlRig) -> None:
+    _, person = await control.sign_up()
+    cookie, csrf = await signed_in(control, person)
+    me = await control.call("GET", "/v1/me", cookie=cookie)
+    assert me.json() == {"id": person.id, "email": person.email, "name": me.json()["name"]}
+    shown = await control.call("GET", "/v1/sessions/current", cookie=cookie)
+    assert shown.json()["csrf_token"] == csrf
+    out = await control.call("DELETE", "/v1/sessions/current", cookie=cookie, **{"x-csrf-token": csrf})
+    assert out.status_code == 204
+    assert "Max-Age=0" in out.headers["set-cookie"]
+    again = await control.call("GET", "/v1/me", cookie=cookie)
+    assert (again.status_code, again.json()["detail"]) == (401, "This sign-in has ended; sign in again.")
+
+
+async def test_a_change_by_cookie_needs_proof_that_it_comes_from_our_page(control: ControlRig) -> None:
+    _, person = await control.sign_up()
+    cookie, csrf = await signed_in(control, person)
+
+    async def change(**headers: str) -> int:
+        return (await control.call("PATCH", "/v1/me", json={"name": "x"}, cookie=cookie, **headers)).status_code
+
+    good = {"x-csrf-token": csrf}
+    own = control.settings.public_url
+    assert await change() == 403
+    assert await change(**{"x-csrf-token": csrf[:-1]}) == 403
+    assert await change(**good, origin="http://localhost:3000") == 403
+    assert await change(**good, origin=own) == 200
+    assert await change(**good) == 200
+
+
+async def test_an_authorization_header_decides_and_nothing_else_is_tried(control: ControlRig) -> None:
+    _, person = await control.sign_up()
+    cookie, _ = await signed_in(control, person)
+    for header in ("Bearer tls_nothing", "Bearer", "Basic abc", "Bearer what", "Bearer tlk_a.b.c"):
+        answer = await control.call("GET", "/v1/me", cookie=cookie, authorization=header)
+        assert answer.status_code == 401, header
+        assert answer.headers["www-authenticate"].startswith("Bearer")
+    # A cookie's secret is no token, and a token is no cookie.
+    secret = cookie.partition("=")[2]
+    assert (await control.call("GET", "/v1/me", secret)).status_code == 401
+    name = cookie.partition("=")[0]
+    assert (await control.call("GET", "/v1/me", cookie=f"{name}={person.token}")).status_code == 401
+
+
+async def test_only_digests_of_secrets_are_stored(control: ControlRig) -> None:
+    _, person = await control.sign_up()
+    cookie, _ = await signed_in(control, person)
+    rows = await as_owner(control.settings.database_url, "SELECT t::text FROM sign_ins t", task="account")
+    stored = "".join(row[0] for row in rows)
+    assert person.token not in stored
+    assert cookie.partition("=")[2] not in stored
+    hashes = await as_owner(control.settings.database_url, "SELECT hash FROM passwords", task="account")
+    assert all(row["hash"].startswith("$argon2id$") for row in hashes)
+
+
+async def test_wrong_password_and_unknown_account_look_the_same(control: ControlRig) -> None:
+    _, person = await control.sign_up()
+    answers = []
+    for email in (person.email, "nobody-at-all@example.com"):
+        answer = await control.call("POST", "/v1/tokens", json={"email": email, "password": "wrong"})
+        problem = answer.json()
+        problem.pop("instance")
+        answers.append((answer.status_code, problem))
+    assert answers[0] == answers[1]
+    assert answers[0][1]["detail"] == "Email or password is wrong."
+
+
+async def test_sign_ins_are_listed_and_ended_one_by_one_and_all_at_once(control: ControlRig) -> None:
+    _, person = await control.sign_up()
+    second = await control.token(person.email)
+    listed = (await control.call("GET", "/v1/sessions", second)).json()["items"]
+    assert sorted(each["kind"] for each in listed) == ["cookie", "token", "token"]
+    current = [each for each in listed if each["current"]]
+    assert len(current) == 1
+    assert current[0]["address"] == "127.0.0.1"
+    _, other = await control.sign_up()
+    stolen = await control.call("DELETE", f"/v1/sessions/{current[0]['id']}", other.token)
+    assert stolen.status_code == 404
+    ended = await control.call("DELETE", f"/v1/sessions/{current[0]['id']}", person.token)
+    assert ended.status_code == 204
+    assert (await control.call("GET", "/v1/me", second)).status_code == 401
+    assert (await control.call("DELETE", "/v1/sessions", person.token)).status_code == 204
+    assert (await control.call("GET", "/v1/me", person.token)).status_code == 401
+
+
+async def test_a_new_password_ends_every_other_sign_in(control: ControlRig) -> None:
+    _, person = await control.sign_up()
+    other = await control.token(person.email)
+    wrong = {"current": "not it", "new": "another good password"}
+    assert (await control.call("PUT", "/v1/me/password", person.token, wrong)).status_code == 401
+    weak = {"current": PASSWORD, "new": person.email}
+    assert (await control.call("PUT", "/v1/me/password", person.token, weak)).status_code == 422
+    good = {"current": PASSWORD, "new": "another good password"}
+    assert (await control.call("PUT", "/v1/me/password", person.token, good)).status_code == 204
+    assert (await control.call("GET", "/v1/me", person.token)).status_code == 200
+    assert (await control.call("GET", "/v1/me", other)).status_code == 401
+    assert await control.token(person.email, "another good password")
+
+
+async def test_who_signs_in_is_in_the_log_of_the_platform_and_who_fails_too(control: ControlRig) -> None:
+    _, person = await control.sign_up()
+    await control.call("POST", "/v1/tokens", json={"email": person.email, "password": "wrong"})
+    query = "SELECT action, actor, target, outcome FROM audit_events WHERE tenant_id = $1 AND $2 IN (actor, target)"
+    rows = await as_owner(control.settings.database_url, query, "0" * 32, person.id)
+    assert {(row["action"], row["outcome"]) for row in rows} == {("session.create", "ok"), ("session.fail", "error")}
+
+
+async def test_guessing_is_slowed_down_for_the_address_and_for_the_account(control: ControlRig) -> None:
+    _, person = await control.sign_up()
+    url = await control.platform.api(account_rate=2.0, redis_prefix="guessing-account:")
+    guess = {"email": person.email, "password": "wrong"}
+    rig = ControlRig(control.platform, url)
+    answers = [(await rig.call("POST", "/v1/tokens", json=guess)).status_code for _ in range(3)]
+    assert answers == [401, 401, 429]
+    other = await rig.call("POST", "/v1/tokens", json={**guess, "email": "unknown@example.com"})
+    assert other.status_code == 401
+    rig = ControlRig(control.platform, await control.platform.api(sign_in_rate=2.0, redis_prefix="guessing-address:"))
+    answers = []
+    for number in range(3):
+        guess = {"email": f"unknown-{number}@example.com", "password": "wrong"}
+        answers.append((await rig.call("POST", "/v1/tokens", json=guess)).status_code)
+    assert answers == [401, 401, 429]
+
+
+async def test_over_http_from_elsewhere_cookies_are_refused_and_tokens_work(control: ControlRig) -> None:
+    _, person = await control.sign_up()
+    url = await control.platform.api(public_url="http://trunkline.example", allowed_hosts=("*",))
+    rig = ControlRig(control.platform, url)
+    refused = await rig.call("POST", "/v1/sessions", json={"email": person.email, "password": PASSWORD})
+    assert (refused.status_code, refused.json()["type"].rpartition("#")[2]) == (403, "insecure-transport")
+    assert await rig.token(person.email)
+    by_cookie = await rig.call("GET", "/v1/me", cookie="trunkline-dev=anything")
+    assert by_cookie.status_code == 403
+
+
+async def test_over_https_the_cookie_has_the_prefix_that_keeps_it_to_this_host(control: ControlRig) -> None:
+    _, person = await control.sign_up()
+    url = await control.platform.api(public_url="https://trunkline.example", allowed_hosts=("*",))
+    rig = ControlRig(control.platform, url)
+    answer = await rig.call("POST", "/v1/sessions", json={"email": person.email, "password": PASSWORD})
+    cookie = answer.headers["set-cookie"]
+    assert cookie.startswith("__Host-trunkline=")
+    assert all(part in cookie for part in ("; Secure", "; HttpOnly", "; SameSite=Strict", "; Path=/"))
+    assert "Domain" not in cookie
+
+
+async def test_an_api_key_is_no_person(control: ControlRig) -> None:
+    made, _ = await control.sign_up()
+    answer = await control.call("GET", "/v1/me", made["key"]["secret"])
+    assert (answer.status_code, answer.json()["type"].rpartition("#")[2]) == (403, "forbidden")
+
+
+async def test_each_caller_has_an_allowance_of_its_own(control: ControlRig) -> None:
+    _, person = await control.sign_up()
+    _, other = await control.sign_up()
+    rig = ControlRig(control.platform, await control.platform.api(control_rate=0.01, control_burst=5))
+    first = await rig.call("GET", "/v1/me", person.token)
+    assert (first.status_code, first.headers["ratelimit-policy"]) == (200, '"control";q=5;w=500')
+    left = [await rig.call("GET", "/v1/me", person.token) for _ in range(6)]
+    assert [answer.status_code for answer in left] == [200] * 5 + [429]
+    assert left[0].headers["ratelimit"].startswith('"control";r=4;')
+    assert left[-1].headers["ratelimit"].startswith('"control";r=0;')
+    assert int(left[-1].headers["retry-after"]) > 0
+    assert (await rig.call("GET", "/v1/me", other.token)).status_code == 200
