@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from trunkline import __version__
-from trunkline.cli import audit, calls, keys, operators, parked, processes, signing, tenants, toolsets
+from trunkline.cli import audit, calls, keys, members, operators, parked, processes, signing, tenants, toolsets
 from trunkline.cli.output import say_error
 from trunkline.errors import TrunklineError, UsageError
 
@@ -31,10 +31,13 @@ app.add_typer(tenants.app, name="tenant")
 app.add_typer(toolsets.app, name="toolset")
 app.add_typer(keys.app, name="key")
 app.add_typer(parked.app, name="calls")
+app.add_typer(members.app, name="member")
 app.add_typer(operators.app, name="operator")
+app.add_typer(operators.codes, name="signup-code")
 app.add_typer(signing.app, name="signing")
 app.add_typer(audit.app, name="audit")
 app.command("call")(calls.call)
+app.command("permissions")(members.permissions)
 
 
 def _print_version(wanted: bool) -> None:

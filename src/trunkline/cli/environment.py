@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from trunkline.errors import StartRefused
 
 if TYPE_CHECKING:
+    from trunkline.db import Database
     from trunkline.settings import Settings
     from trunkline.streams.client import Redis
     from trunkline.tenants.keys import Keys
+    from trunkline.tenants.members import Members
+    from trunkline.tenants.operators import Operators
     from trunkline.tenants.tenants import Tenants
 
 Result = TypeVar("Result")
@@ -36,9 +39,30 @@ class Deployment:
     """One deployment, opened for one command."""
 
     settings: Settings
+    database: Database
     redis: Redis
     tenants: Tenants
     keys: Keys
+
+    def operators(self) -> Operators:
+        """Those who run the platform; imported by the commands that need them alone."""
+        from trunkline.audit.record import Recorder
+        from trunkline.streams.throttle import RedisThrottle
+        from trunkline.tenants.operators import Operators
+        from trunkline.tenants.passwords import Passwords
+
+        recorder = Recorder(self.settings.secret_key)
+        return Operators(self.settings, self.database, RedisThrottle(self.redis), Passwords(), recorder)
+
+    def members(self) -> Members:
+        """The members of tenants; imported by the commands that need them alone."""
+        from trunkline.audit.record import Recorder
+        from trunkline.streams.throttle import RedisThrottle
+        from trunkline.tenants.members import Members
+        from trunkline.tenants.passwords import Passwords
+
+        recorder = Recorder(self.settings.secret_key)
+        return Members(self.settings, self.database, RedisThrottle(self.redis), Passwords(), recorder)
 
 
 def ask(question: Callable[[Deployment], Awaitable[Result]]) -> Result:
@@ -63,7 +87,7 @@ async def _opened(work: Callable[[Deployment], Awaitable[Result]], *, writes: bo
     database = Database(settings.database_url, process="cli", pool_size=1)
     try:
         tenants, keys = Tenants(settings, database, redis), Keys(settings, database, redis)
-        return await work(Deployment(settings, redis, tenants, keys))
+        return await work(Deployment(settings, database, redis, tenants, keys))
     finally:
         await database.aclose()
         await redis.aclose()

@@ -86,6 +86,23 @@ class Members:
         async with self._database.transaction(tenant_scope(tenant_id)) as session:
             return [_member(membership, user) for membership, user in await session.execute(query)]
 
+    async def find(self, tenant_id: str, email: str) -> Member:
+        """The member with that email address.
+
+        Raises:
+            MemberNotFound: there is none.
+        """
+        query = (
+            select(MembershipRow, UserRow)
+            .join(UserRow, UserRow.id == MembershipRow.user_id)
+            .where(MembershipRow.tenant_id == tenant_id, UserRow.email == email.strip().lower())
+        )
+        async with self._database.transaction(tenant_scope(tenant_id)) as session:
+            found = (await session.execute(query)).first()
+        if found is None:
+            raise MemberNotFound(f"The tenant has no member {email!r}.")
+        return _member(found[0], found[1])
+
     async def set_role(self, tenant_id: str, user_id: str, role: Role, maker: Role, by: By) -> Member:
         """Give a member another role; `maker` is that of whoever does it."""
         async with self._database.transaction(tenant_scope(tenant_id)) as session:
