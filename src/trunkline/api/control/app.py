@@ -67,10 +67,13 @@ def make_control(control: Control) -> FastAPI:
         },
     )
     app.state.control = control
+    app.state.routes = []
     for name in ROUTERS:
-        app.include_router(importlib.import_module(f"trunkline.api.control.{name}").router)
-    for route in routes(app):
-        route.openapi_extra = {**(route.openapi_extra or {}), "x-permission": permission_of(route)}
+        router = importlib.import_module(f"trunkline.api.control.{name}").router
+        for route in router.routes:
+            route.openapi_extra = {**(route.openapi_extra or {}), "x-permission": permission_of(route)}
+        app.state.routes += router.routes
+        app.include_router(router)
     make_schema = app.openapi
     app.openapi = lambda: _with_problems(make_schema())  # type: ignore[method-assign]
     return app
@@ -78,7 +81,7 @@ def make_control(control: Control) -> FastAPI:
 
 def routes(app: FastAPI) -> list[APIRoute]:
     """The routes of `/v1`, in order."""
-    return [route for route in app.routes if isinstance(route, APIRoute) and route.path.startswith("/v1")]
+    return [route for route in app.state.routes if route.path.startswith("/v1")]
 
 
 def permission_of(route: APIRoute) -> str:
