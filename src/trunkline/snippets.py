@@ -1,4 +1,4 @@
-"""What `trunkline dev` prints when it is ready: addresses, a key, and what common clients are told to connect.
+"""How to connect: what `trunkline dev` prints and signing up answers, for common clients.
 
 The forms are those that the clients document: Cursor and Claude Desktop read `mcpServers`, VS Code `servers`,
 Windsurf calls the address `serverUrl`, and Claude Desktop, which speaks stdio only, goes through mcp-remote, where a
@@ -37,9 +37,18 @@ def describe(address: Address, dev_json: Path) -> str:
         f"Trunkline is ready at {address.url}",
         f"  MCP URL  {address.mcp_url}\n  SSE URL  {address.sse_url}\n  API key  {address.api_key}",
         f"Call a tool:\n\n  export TRUNKLINE_API_KEY={address.api_key}\n  {first_call}",
+        f"A tenant of your own:\n\n{_indented(sign_up_snippet(address.url))}",
         f"All of this for programs: {dev_json}\nCtrl-C stops everything; the data stays for the next start.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def sign_up_snippet(url: str) -> str:
+    """How to sign up from a terminal; the answer has a key, and how to use it."""
+    return (
+        f"curl {url}/v1/signup -H 'Content-Type: application/json' \\\n"
+        """  -d '{"slug": "acme", "email": "you@example.com", "password": "twelve characters or more"}'"""
+    )
 
 
 def client_snippets(address: Address) -> dict[str, str]:

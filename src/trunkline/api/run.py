@@ -42,6 +42,7 @@ from trunkline.streams.revocations import Revocations
 from trunkline.streams.sessions import Sessions
 from trunkline.streams.snapshots import Snapshots
 from trunkline.tenants.directory import TenantDirectory
+from trunkline.tenants.passwords import Passwords
 from trunkline.tenants.signing import Keyring
 from trunkline.tenants.verify import Verifier
 
@@ -107,6 +108,7 @@ class ApiProcess:
 
     def __init__(self, settings: Settings, pod: str, *, fast_passwords: bool = False) -> None:
         self._fast_passwords = fast_passwords
+        self._passwords: Passwords | None = None
         self._settings = settings
         self._pod = pod
         self._stop = asyncio.Event()
@@ -133,6 +135,8 @@ class ApiProcess:
             self._starting = None
             await self._serve(listener)
         finally:
+            if self._passwords is not None:
+                self._passwords.close()
             await database.aclose()
             await redis.aclose()
 
@@ -197,11 +201,16 @@ class ApiProcess:
         """What answers `/v1`; imported by now or never: it takes the loop's time, and memory for good."""
         from trunkline.api.control.app import ControlPlane as Plane
         from trunkline.api.control.deps import Control
-        from trunkline.tenants.passwords import Passwords
 
-        passwords = Passwords(fast=self._fast_passwords)
+        self._passwords = Passwords(fast=self._fast_passwords)
         control = Control.make(
-            self._settings, database, self._redis, self._directory, self._verifier, self._metrics, passwords
+            self._settings,
+            database,
+            self._redis,
+            self._directory,
+            self._verifier,
+            self._metrics,
+            self._passwords,
         )
         return Plane(control)
 

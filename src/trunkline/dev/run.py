@@ -125,6 +125,7 @@ def _configure(data: DataDirectory, stores: Stores, host: str, port: int, server
     reached = _EVERYWHERE.get(host, host)
     env.setdefault("TRUNKLINE_PUBLIC_URL", f"http://{f'[{reached}]' if ':' in reached else reached}:{port}")
     env.setdefault("TRUNKLINE_SECRET_KEY", data.secret("secret_key"))
+    env.setdefault("TRUNKLINE_SIGNUP", "open")
     env.setdefault("TRUNKLINE_DRAIN_DELAY", "0")  # no proxy has to notice that the pod stops
     hosted = (*env.get("TRUNKLINE_SERVERS", "").split(","), *servers)
     env["TRUNKLINE_SERVERS"] = ",".join(dict.fromkeys(server.strip() for server in hosted if server.strip()))
