@@ -27,9 +27,10 @@ _CHATTY: Final = ("httpx2", "httpcore2", "asyncio", "mcp")
 """Libraries whose INFO is about every request or callback, URLs included."""
 
 _REDACTED: Final = "[redacted]"
-_SIGNS: Final = ("tlk_", "authorization", "bearer", "ticket=", "://")
+_SIGNS: Final = ("tlk_", "tls_", "tli_", "tlc_", "authorization", "bearer", "ticket=", "://")
 _SECRETS: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
     (re.compile(r"tlk_[\w.~+/=-]+"), f"tlk_{_REDACTED}"),
+    (re.compile(r"(tl[sic]_)[\w-]{32,}"), rf"\1{_REDACTED}"),
     (
         re.compile(
             r"(authorization\W{0,4}[:=,]\W{0,5}(?:(?:bearer|basic|digest|negotiate)\s+)?)"
@@ -42,11 +43,11 @@ _SECRETS: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
     (re.compile(r"(\bticket=)[\w.~%-]+", re.I), rf"\1{_REDACTED}"),
     (re.compile(r"(://[^\s/:@\"']*:)[^\s/@\"']+(?=@)"), rf"\1{_REDACTED}"),
 )
-"""What a secret looks like: our keys, header values, tickets in a URL, passwords in a URL."""
+"""What a secret looks like: our keys, tokens, invitations, codes; header values; tickets and passwords in a URL."""
 
 
 def redact(text: str) -> str:
-    """`text` without API keys, Authorization values, tickets and passwords in URLs."""
+    """`text` without API keys and other secrets of ours, Authorization values, tickets and passwords in URLs."""
     lowered = text.lower()
     if any(sign in lowered for sign in _SIGNS):
         for pattern, replacement in _SECRETS:

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import re
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import ModuleType
+from uuid import uuid4
 
+import asyncpg
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -186,3 +191,41 @@ def _event(at: datetime) -> AuditEvent:
     tenant = "0" * 32
     event_id = f"{int(at.timestamp() * 1000):032x}"
     return AuditEvent(id=event_id, occurred_at=at, tenant_id=tenant, action="tools/call", outcome="ok")
+
+
+async def test_migrating_as_the_owner_lets_the_login_of_the_pods_act_for_the_platform(database_url: str) -> None:
+    login = f"pods_{uuid4().hex[:12]}"
+    await as_owner(database_url, f"CREATE ROLE {login} NOLOGIN NOINHERIT")
+    try:
+        address = database_url.partition("@")[2]
+        await asyncio.to_thread(migrate, database_url, used_by=f"postgresql://{login}:secret@{address}")
+        member = "SELECT pg_has_role($1, 'trunkline_app', 'MEMBER'), pg_has_role($1, 'trunkline_app', 'USAGE')"
+        (row,) = await as_owner(database_url, member, login)
+        assert tuple(row) == (True, False)
+    finally:
+        await as_owner(database_url, f"DROP ROLE {login}")
+
+
+async def test_an_owner_that_may_make_no_roles_is_told_what_an_administrator_has_to_run(database_url: str) -> None:
+    weak, absent = f"weak_{uuid4().hex[:12]}", f"absent_{uuid4().hex[:12]}"
+    connection = await asyncpg.connect(database_url)
+    try:
+        await connection.execute(f"CREATE ROLE {weak} NOLOGIN")
+        await connection.execute(f"GRANT {weak} TO CURRENT_USER; SET ROLE {weak}")
+        make = import_module_at(Path("alembic/versions/0002_accounts_and_isolation.py")).MAKE_ROLE
+        with pytest.raises(
+            asyncpg.PostgresError, match=f"run: CREATE ROLE {absent} NOLOGIN; GRANT {absent} TO {weak};"
+        ):
+            await connection.execute(make.replace("trunkline_app", absent))
+    finally:
+        await connection.execute(f"RESET ROLE; DROP ROLE {weak}")
+        await connection.close()
+
+
+def import_module_at(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("migration", Path(__file__).resolve().parents[2] / path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

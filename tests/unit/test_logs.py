@@ -169,3 +169,10 @@ def test_a_redacted_line_is_still_json(lines, value):
     written = lines()
     structlog.get_logger().info("headers", authorization=value, next="n")
     assert "dXNl" not in str(written()[0])
+
+
+@pytest.mark.parametrize("kind", ["tls_", "tli_", "tlc_"])
+def test_tokens_invitations_and_codes_are_taken_out_wherever_they_stand(kind: str) -> None:
+    secret = kind + "Ab1-" * 10 + "xyz"
+    assert logs.redact(f"GET /invite#{secret} 404") == f"GET /invite#{kind}[redacted] 404"
+    assert logs.redact("tls_version=1.3") == "tls_version=1.3"

@@ -89,9 +89,12 @@ async def create_token(body: SignInBody, request: Request, control: ControlDep) 
 
 
 @router.get("/v1/sessions/current", responses=responses())
-async def show_session(request: Request, control: ControlDep, actor: User) -> SessionAnswer:
-    """Who is signed in, where they belong to, and the CSRF token of a cookie."""
-    return await session_of(control, _signed_in(actor), sign_in_secret(request))
+async def show_session(request: Request, response: Response, control: ControlDep, actor: User) -> SessionAnswer:
+    """Who is signed in, where they belong to, and the CSRF token of a cookie, which is kept for longer by that."""
+    signed_in, secret = _signed_in(actor), sign_in_secret(request)
+    if signed_in.kind == "cookie":
+        response.headers["set-cookie"] = set_cookie(control.settings, "user", secret)
+    return await session_of(control, signed_in, secret)
 
 
 @router.delete("/v1/sessions/current", status_code=204, responses=responses())
