@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+import structlog
 from tests.control import ControlRig
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -120,6 +121,8 @@ async def test_what_goes_wrong_inside_is_a_problem_without_details(
 
     monkeypatch.setattr("trunkline.tenants.accounts.Accounts.memberships", fail)
     _, person = await control.sign_up()
-    answer = await control.call("GET", "/v1/tenants", person.token)
+    with structlog.testing.capture_logs() as logged:
+        answer = await control.call("GET", "/v1/tenants", person.token)
     assert (answer.status_code, answer.headers["content-type"]) == (500, "application/problem+json")
     assert "hunter2" not in answer.text
+    assert [line["event"] for line in logged if line["log_level"] == "error"] == ["request failed"]
