@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from trunkline.api.control.rate import Allowances
+from trunkline.api.heads import Head
 from trunkline.api.http import Request
 from trunkline.errors import TooManyRequests
 from trunkline.settings import Settings
@@ -17,8 +18,8 @@ class Clock:
 
 def request(**headers: str) -> Request:
     pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
-    scope = {"type": "http", "method": "GET", "path": "/v1", "headers": pairs, "extensions": {}}
-    return Request(scope, None, None)  # type: ignore[arg-type]
+    scope = {"method": "GET", "raw_path": b"/v1", "query_string": b"", "http_version": "1.1", "headers": pairs}
+    return Request(Head(scope), None, None)
 
 
 @pytest.fixture
