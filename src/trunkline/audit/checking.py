@@ -84,6 +84,8 @@ class ChainCheck:
         self._hash: bytes | None = genesis(tenant)
         """Of the entry before; None where that is not known, and the next can only be taken as it is."""
         self._anchor: Head | None = None
+        self._round: dict[int, Entry] = {}
+        """The entries that have a checkpoint, for a copy: what was signed is told at its end."""
 
     def start(self, base_seq: int, anchor: Head | None = None) -> None:
         """Begin after `base_seq`, the last entry that retention dropped; `anchor` is a head known from elsewhere."""
@@ -119,7 +121,8 @@ class ChainCheck:
             self._note("reordered", seq, f"Entry {seq} was recorded before the entry in front of it.")
         self._seq, self._recorded_us, self._hash = seq, recorded_us, digest
         if seq % CHECKPOINT_EVERY == 0:
-            self._compare(entry)
+            self._round[seq] = entry
+            self._compare(entry, self._regular.get(seq))
         if self._anchor is not None and seq == self._anchor.seq and digest != self._anchor.hash:
             self._note("rewritten", seq, f"Entry {seq} has another hash than its head had, which Redis still knows.")
 
@@ -150,9 +153,20 @@ class ChainCheck:
                 self._note("rewritten", end.seq, "The copy is not the one that was signed when it was taken.")
         return Report(self._tenant, self.entries, None, tuple(self._findings))
 
-    def _compare(self, entry: Entry) -> None:
+    def compare_first(self, entry: Entry, previous: bytes) -> None:
+        """Compare the first entry of a copy with the hash before it, which is known at the end."""
+        if (entry.seq == 1 and previous != genesis(self._tenant)) or not _fits(previous, entry):
+            self._note("changed", entry.seq, f"Entry {entry.seq} is not the one that was written.")
+
+    def compare_signed(self, checkpoint: Checkpoint) -> None:
+        """Compare a copy with a checkpoint of its chain."""
+        if (entry := self._round.get(checkpoint.seq)) is None:
+            self._note("checkpoint", checkpoint.seq, f"Entry {checkpoint.seq}, which was signed, is not in the copy.")
+        else:
+            self._compare(entry, checkpoint)
+
+    def _compare(self, entry: Entry, checkpoint: Checkpoint | None) -> None:
         """Compare an entry that has a checkpoint with that."""
-        checkpoint = self._regular.get(entry.seq)
         if checkpoint is None or not self._is_signed(checkpoint):
             return
         if (checkpoint.hash, checkpoint.recorded_us) != (entry.hash, entry.recorded_us):

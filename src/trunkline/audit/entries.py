@@ -19,9 +19,9 @@ COLUMNS: Final = (
 """What `from_row` wants, in its order."""
 
 FIELDS: Final = (
-    "seq", "recorded_at", "id", "occurred_at", "actor_kind", "actor", "address", "action", "target", "session_id",
-    "outcome", "duration_ms", "compute_us", "bytes_in", "bytes_out", "arguments_hash", "api_pod", "worker_pod",
-    "request_id", "detail", "hash",
+    "tenant", "seq", "recorded_at", "id", "occurred_at", "actor_kind", "actor", "address", "action", "target",
+    "session_id", "outcome", "duration_ms", "compute_us", "bytes_in", "bytes_out", "arguments_hash", "api_pod",
+    "worker_pod", "request_id", "detail", "hash",
 )  # fmt: skip
 """Of an entry in JSON and CSV."""
 
@@ -49,26 +49,25 @@ def to_json(entry: Entry) -> dict[str, Any]:
     event = entry.event
     duration = event.duration_us
     values = (
-        entry.seq, _time(entry.recorded_us), event.id, _time(event.occurred_us), event.actor_kind, event.actor,
-        event.address, event.action, event.target, event.session_id, event.outcome,
+        event.tenant, entry.seq, _time(entry.recorded_us), event.id, _time(event.occurred_us), event.actor_kind,
+        event.actor, event.address, event.action, event.target, event.session_id, event.outcome,
         None if duration is None else duration / 1000, event.compute_us, event.bytes_in, event.bytes_out,
         event.arguments_hash, event.api_pod, event.worker_pod, event.request_id, event.detail, entry.hash.hex(),
     )  # fmt: skip
     return dict(zip(FIELDS, values, strict=True))
 
 
-def from_json(tenant: str, said: Mapping[str, Any]) -> Entry:
-    """What `to_json` gave, of this tenant.
+def from_json(said: Mapping[str, Any]) -> Entry:
+    """What `to_json` gave.
 
     Raises:
         ValueError, TypeError, KeyError: it is no such entry.
     """
     duration = said["duration_ms"]
     event = Event(
-        tenant=tenant,
         occurred_us=microseconds(datetime.fromisoformat(said["occurred_at"])),
         duration_us=None if duration is None else round(duration * 1000),
-        **{name: said[name] for name in Event._fields if name in FIELDS and name != "tenant"},
+        **{name: said[name] for name in Event._fields if name in FIELDS},
     )
     recorded_us = microseconds(datetime.fromisoformat(said["recorded_at"]))
     return Entry(said["seq"], recorded_us, event, bytes.fromhex(said["hash"]))

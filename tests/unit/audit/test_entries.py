@@ -10,7 +10,7 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.audit.chains import START_US, TENANT, chain, event, signed
+from tests.unit.audit.chains import START_US, chain, event, signed
 from tests.unit.audit.test_chain import details, texts
 
 from trunkline.audit import entries
@@ -39,7 +39,7 @@ def row_of(entry: Entry) -> tuple[Any, ...]:
 def test_an_entry_comes_back_from_postgres_and_from_json_as_it_was(detail: Any, target: str, duration: int | None):
     entry = chain(1)[0]._replace(event=event(detail=detail, target=target, duration_us=duration))
     assert entries.from_row(row_of(entry)) == entry
-    assert entries.from_json(TENANT, json.loads(entries.json_line(entry))) == entry
+    assert entries.from_json(json.loads(entries.json_line(entry))) == entry
 
 
 def test_the_columns_are_those_that_a_row_is_read_by():
@@ -74,4 +74,4 @@ def test_json_that_is_no_entry_is_refused(missing: str):
     said = entries.to_json(chain(1)[0])
     del said[missing]
     with pytest.raises(KeyError):
-        entries.from_json(TENANT, said)
+        entries.from_json(said)
