@@ -201,6 +201,9 @@ class Metrics:
         self.audit_write_seconds = self._histogram(
             "trunkline_audit_write_seconds", "One batch of audit events into Postgres.", CALL_BUCKETS
         )
+        self.audit_broken_heads_total = self._counter(
+            "trunkline_audit_broken_heads", "Audit chains whose head was tampered with; verify them."
+        )
 
     def refuse(self, reason: Refusal) -> None:
         """Count one refusal, as a message not accepted too.

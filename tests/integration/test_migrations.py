@@ -21,7 +21,9 @@ from trunkline.db import Database, task_scope
 from trunkline.errors import StartRefused, Unavailable
 from trunkline.schema import MIGRATION_LOCK, check_schema, downgrade, migrate
 
-TABLES = {"tenants", "tenant_toolsets", "api_keys", "signing_keys", "audit_events", "audit_events_default"}
+TABLES = {"tenants", "tenant_toolsets", "api_keys", "signing_keys", "audit_events", "audit_events_default"} | {
+    "audit_unchained", "audit_unchained_default", "audit_heads", "audit_checkpoints", "usage_daily"
+}  # fmt: skip
 KILL = "SELECT pg_terminate_backend($1, 5000)"
 NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"
 
@@ -188,9 +190,18 @@ async def _homes(database: Database) -> set[str]:
 
 
 def _event(at: datetime) -> AuditEvent:
-    tenant = "0" * 32
-    event_id = f"{int(at.timestamp() * 1000):032x}"
-    return AuditEvent(id=event_id, occurred_at=at, tenant_id=tenant, action="tools/call", outcome="ok")
+    number = int(at.timestamp() * 1000)
+    return AuditEvent(
+        recorded_at=at,
+        tenant_id="0" * 32,
+        seq=number,
+        hash=b"",
+        id=f"{number:032x}",
+        occurred_at=at,
+        actor_kind="public",
+        action="tools/call",
+        outcome="ok",
+    )
 
 
 async def test_migrating_as_the_owner_lets_the_login_of_the_pods_act_for_the_platform(database_url: str) -> None:

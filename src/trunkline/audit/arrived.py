@@ -35,9 +35,12 @@ def read_event(lines: Sequence[bytes]) -> Event:
     actor, target, pod, digest = said
     if not type(actor) is type(target) is type(pod) is str:
         raise ValueError("actor, target and pod are text")
+    arguments = a2b_base64(digest, strict_mode=True)
+    if len(arguments) != 32:
+        raise ValueError("the arguments have a SHA-256")
     return Event(
         tenant, call, at * 1_000, "key" if actor else "public", actor or None, None, TOOL_CALL, target,
-        session or None, outcome.decode(), (int(ended) - at) * 1_000, 0, 0, 0, a2b_base64(digest).hex(), pod,
+        session or None, outcome.decode(), (int(ended) - at) * 1_000, 0, 0, 0, arguments.hex(), pod,
         worker.decode() or None, request_id.decode()[:LONGEST_TEXT], {},
     )  # fmt: skip
 
@@ -49,6 +52,6 @@ def _told(tenant: str, identity: str, at: int, outcome: str, said: dict[str, Any
         raise ValueError("action and target are text, detail is an object")
     check_detail(detail)
     return Event(
-        tenant, identity, at * 1_000, "key" if actor else "system", actor or None, None, action, target, None, outcome,
-        None, 0, 0, 0, None, None, None, None, detail,
+        tenant, identity, at * 1_000, "key" if actor else "system", actor or None, None, action, target, None,
+        outcome, None, 0, 0, 0, None, None, None, None, detail,
     )  # fmt: skip

@@ -180,18 +180,6 @@ class Heads:
             },
         )
 
-    def mac(self, head: Head) -> bytes:
-        """The code that is kept with a head."""
-        return self._sealer.mac(head)
-
-    def holds(self, head: Head, mac: bytes) -> bool:
-        """Whether a head is the one that was written."""
-        return self._sealer.holds(head, mac)
-
-    def pack(self, head: Head) -> bytes:
-        """A head with its code, for a place outside of Postgres."""
-        return self._sealer.pack(head)
-
     async def _lock(self, session: AsyncSession, tenants: list[str]) -> tuple[dict[str, Head], int]:
         found = await self._read(session, tenants)
         if missing := [tenant for tenant in tenants if tenant not in found[0]]:

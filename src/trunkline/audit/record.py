@@ -9,7 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils import uuid7
 
 from trunkline.audit.by import By
-from trunkline.audit.models import AuditEvent
+from trunkline.audit.chain import Event, check_detail, microseconds
+from trunkline.audit.heads import Heads
 from trunkline.db import utcnow
 
 
@@ -17,7 +18,7 @@ class Recorder:
     """Adds events to the log, in the caller's transaction; the last thing that it does before its end."""
 
     def __init__(self, secret: SecretStr) -> None:
-        self._secret = secret
+        self._heads = Heads(secret)
 
     async def record(
         self,
@@ -35,30 +36,12 @@ class Recorder:
         It takes the lock of the tenant's head: call it last, once the rows of the change are flushed.
 
         Raises:
-            ValueError: the detail has a fraction.
+            ValueError: the detail has a fraction, or what is no JSON.
         """
-        _check(detail or {})
-        event = AuditEvent(
-            id=uuid7().hex,
-            occurred_at=utcnow(),
-            tenant_id=tenant_id,
-            actor=by.id or None,
-            action=action,
-            target=target or None,
-            outcome=outcome,
-            detail={**(detail or {}), "by": by.kind, "address": by.address},
-        )
+        check_detail(detail or {})
         await session.flush()
-        session.add(event)
-        await session.flush()
-
-
-def _check(value: object) -> None:
-    if isinstance(value, float):
-        raise ValueError("the detail of an audit event has no fractions: JSON would not give them back as they were")
-    if isinstance(value, Mapping):
-        for each in value.values():
-            _check(each)
-    elif isinstance(value, list | tuple):
-        for each in value:
-            _check(each)
+        event = Event(
+            tenant_id, uuid7().hex, microseconds(utcnow()), by.kind, by.id or None, by.address or None, action,
+            target or None, None, outcome, None, 0, 0, 0, None, None, None, None, dict(detail or {}),
+        )  # fmt: skip
+        await self._heads.append(session, [event])

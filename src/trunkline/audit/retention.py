@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Mapping
 from datetime import UTC, date, datetime
+from functools import partial
 from typing import Final
 
 import structlog
@@ -14,20 +14,19 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils import uuid7
 
+from trunkline.audit.anchors import Anchors
 from trunkline.audit.by import PLATFORM
-from trunkline.audit.chain import Checkpoint, Event, Head, microseconds
+from trunkline.audit.chain import Checkpoint, Event, microseconds
 from trunkline.audit.heads import Heads
 from trunkline.audit.query import read_head
+from trunkline.audit.signing import HeadSealer
 from trunkline.db import Database, sqlstate, task_scope, utcnow
 from trunkline.errors import Unavailable
 from trunkline.settings import Settings
 from trunkline.streams.client import Redis
-from trunkline.streams.snapshots import Snapshots
 
 log = structlog.get_logger("trunkline.audit")
 
-ANCHOR: Final = "audit-head"
-"""The kind of snapshot that keeps a head outside of Postgres."""
 _EVERY: Final = 3600.0
 """Seconds between looks, on each worker."""
 _LOCK: Final = 0x61756469  # "audi"
@@ -63,7 +62,8 @@ class Retention:
         self._months = settings.audit_retention_months
         self._database = database
         self._heads = Heads(settings.secret_key)
-        self._anchors = Snapshots(redis)
+        self._sealer = HeadSealer(settings.secret_key)
+        self._anchors = Anchors(redis, self._sealer)
 
     async def run(self) -> None:
         """Look every hour, until cancelled."""
@@ -106,9 +106,9 @@ class Retention:
             return [tenant.hex for tenant in found]
 
         for tenant in await self._database.look(read, scope=_SCOPE):
-            found = await self._database.look(lambda session, of=tenant: read_head(session, of), scope=_SCOPE)
-            if found is not None and self._heads.holds(*found):
-                await keep_anchors(self._anchors, self._heads, {tenant: found[0]})
+            found = await self._database.look(partial(read_head, tenant_id=tenant), scope=_SCOPE)
+            if found is not None and self._sealer.holds(*found):
+                await self._anchors.keep(tenant, found[0])
 
     async def _drop_oldest(self, session: AsyncSession, now: datetime) -> date | None:
         await session.execute(text("SET LOCAL lock_timeout = '2s'"))
@@ -144,17 +144,10 @@ class Retention:
                 {
                     "tenants": [head.tenant for head in based],
                     "bases": [head.base_seq for head in based],
-                    "macs": [self._heads.mac(head) for head in based],
+                    "macs": [self._sealer.mac(head) for head in based],
                 },
             )
         await self._heads.append(session, [_event(month, len(last))])
-
-
-async def keep_anchors(anchors: Snapshots, heads: Heads, grown: Mapping[str, Head]) -> None:
-    """Keep these heads in Redis, by tenant; a newer one that is there stays."""
-    async with asyncio.TaskGroup() as group:
-        for tenant, head in grown.items():
-            group.create_task(anchors.put(ANCHOR, tenant, head.seq, heads.pack(head)))
 
 
 def _months_between(month: date, now: datetime) -> int:
@@ -163,6 +156,6 @@ def _months_between(month: date, now: datetime) -> int:
 
 def _event(month: date, chains: int) -> Event:
     return Event(
-        PLATFORM, uuid7().hex, microseconds(utcnow()), "system", None, None, "audit.retention", f"{month:%Y-%m}", None,
-        "ok", None, 0, 0, 0, None, None, None, None, {"chains": chains},
+        PLATFORM, uuid7().hex, microseconds(utcnow()), "system", None, None, "audit.retention", f"{month:%Y-%m}",
+        None, "ok", None, 0, 0, 0, None, None, None, None, {"chains": chains},
     )  # fmt: skip

@@ -28,8 +28,8 @@ be lost."""
 class Tail:
     """Gives entries of tenants' logs as they are recorded.
 
-    Guarantee: the entries after `after` come in order, each once, none left out: they are read from Postgres by number,
-    and what Redis says only hastens that.
+    Guarantee: the entries after a number come in order, each once, none left out: they are read from Postgres by
+    number, and what Redis says only hastens that.
     """
 
     def __init__(self, redis: Redis, database: Database) -> None:
@@ -38,7 +38,7 @@ class Tail:
         self._open: Counter[str] = Counter()
 
     async def entries(self, tenant_id: str, after_seq: int | None = None) -> AsyncIterator[Entry | None]:
-        """The entries after number `after_seq`, or from now on; None as a sign of life when there is none for a while.
+        """The entries after number `after_seq`, or from now on; None as a sign of life when none come for a while.
 
         Close it (`contextlib.aclosing`): it never ends by itself.
 

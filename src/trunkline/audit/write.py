@@ -6,15 +6,17 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Final, Protocol
 
 import structlog
-from sqlalchemy import text
+from pydantic import SecretStr
 from sqlalchemy.exc import DBAPIError
 
+from trunkline.audit.arrived import read_event
+from trunkline.audit.chain import Event, Head
+from trunkline.audit.heads import Heads
 from trunkline.audit.models import ensure_partitions
-from trunkline.audit.seed import LONGEST_TEXT, TOOL_CALL
 from trunkline.db import Database, sqlstate, task_scope
 from trunkline.errors import Unavailable
 from trunkline.metrics import Metrics
@@ -33,21 +35,6 @@ LONGEST_PAUSE: Final = 2.0
 """Seconds between tries while a store is away, before jitter."""
 PARTITIONS_EVERY: Final = 6 * 3600.0
 """Seconds between looks at whether the coming months have their partitions."""
-
-# Postgres takes the events apart, so that it costs the worker next to nothing. The time is computed in integers: as
-# part of the primary key it must come out the same each time that an event is written.
-_INSERT: Final = text("""
-    INSERT INTO audit_events (occurred_at, id, tenant_id, actor, action, target, session_id, outcome, duration_ms,
-                              arguments_hash, api_pod, worker_pod, request_id)
-    SELECT timestamptz 'epoch' + accepted::bigint * interval '1 millisecond', split_part(member, ':', 3)::uuid,
-           split_part(member, ':', 1)::uuid, nullif(seed ->> 0, ''), :action, seed ->> 1, split_part(member, ':', 2),
-           outcome, ended::bigint - accepted::bigint, encode(decode(seed ->> 3, 'base64'), 'hex'), seed ->> 2,
-           nullif(worker, ''), left(request_id, :longest_id)
-    FROM unnest(CAST(:members AS text[]), CAST(:outcomes AS text[]), CAST(:workers AS text[]), CAST(:ended AS text[]),
-                CAST(:accepted AS text[]), CAST(:request_ids AS text[]), CAST(:seeds AS jsonb[]))
-         AS event (member, outcome, worker, ended, accepted, request_id, seed)
-    ON CONFLICT (occurred_at, id) DO NOTHING
-""")
 
 _SCOPE: Final = task_scope("audit")
 _BAD_DATA: Final = ("22", "23")
@@ -68,14 +55,25 @@ class AuditWriter:
     """One of any number of writers that share the work.
 
     Guarantees: an event is acknowledged only after its row is committed, so none is lost while Postgres or Redis
-    is away; an event read twice is one row, because time and id come from where it happened. What is no event is
-    logged and dropped, and holds nothing up.
+    is away; an event read twice is one row, because its id comes from where it happened and is looked for under the
+    lock of its chain. What is no event is logged and dropped, and holds nothing up.
     """
 
     def __init__(
-        self, feed: Feed, database: Database, metrics: Metrics, *, linger: float = 0.5, drain: float = 5.0
+        self,
+        feed: Feed,
+        database: Database,
+        metrics: Metrics,
+        root: SecretStr,
+        *,
+        grew: Callable[[Mapping[str, Head]], Awaitable[None]] | None = None,
+        linger: float = 0.5,
+        drain: float = 5.0,
     ) -> None:
         self._feed = feed
+        self._heads = Heads(root)
+        self._grew = grew
+        """Told, after a batch, which chains have grown."""
         self._database = database
         self._metrics = metrics
         self._linger = linger
@@ -145,7 +143,7 @@ class AuditWriter:
     async def _written(self, batch: Sequence[AuditEntry]) -> bool:
         try:
             await self._prepare_partitions()
-            await self._insert(self._lines(batch))
+            grown = await self._insert(self._events(batch))
         except (Unavailable, DBAPIError) as error:
             self._note_outage(error)
             return False
@@ -153,6 +151,8 @@ class AuditWriter:
         # Should Redis be away now, the events are read and written again, to no effect.
         with contextlib.suppress(Unavailable):
             await self._feed.ack(batch)
+        if grown and self._grew is not None:
+            await self._grew(grown)
         return True
 
     async def _prepare_partitions(self) -> None:
@@ -162,42 +162,45 @@ class AuditWriter:
             await ensure_partitions(session)
         self._partitions_due = time.monotonic() + PARTITIONS_EVERY
 
-    def _lines(self, batch: Sequence[AuditEntry]) -> list[bytes]:
-        """The lines of all events of a batch; an entry that does not consist of events is set aside."""
-        lines: list[bytes] = []
+    def _events(self, batch: Sequence[AuditEntry]) -> list[Event]:
+        """The events of a batch; what is none is set aside."""
+        events: list[Event] = []
         for entry in batch:
-            if len(entry.lines) % EVENT_LINES:
-                self._set_aside(entry.lines, f"{len(entry.lines)} lines are no events")
-            else:
-                lines += entry.lines
-        return lines
+            lines = entry.lines
+            if len(lines) % EVENT_LINES:
+                self._set_aside(lines, f"{len(lines)} lines are no events")
+                continue
+            for start in range(0, len(lines), EVENT_LINES):
+                try:
+                    events.append(read_event(lines[start : start + EVENT_LINES]))
+                except (ValueError, TypeError) as error:
+                    self._set_aside(lines[start : start + EVENT_LINES], repr(error))
+        return events
 
-    async def _insert(self, lines: Sequence[bytes]) -> None:
-        """Write events, given by their lines, and set aside what is none, halving them until that is found."""
-        count = len(lines) // EVENT_LINES
-        if not count:
-            return
+    async def _insert(self, events: Sequence[Event]) -> dict[str, Head]:
+        """Write events and set aside what Postgres does not take, halving them until that is found."""
+        if not events:
+            return {}
         started = time.perf_counter()
         try:
-            rows = _columns(lines)
             async with self._database.transaction(_SCOPE) as session:
-                await session.execute(_INSERT, rows)
-        except (DBAPIError, ValueError) as error:
+                appended = await self._heads.append(session, events)
+        except (DBAPIError, TypeError) as error:
             if isinstance(error, DBAPIError) and not sqlstate(error).startswith(_BAD_DATA):
                 raise
-            if count == 1:
-                self._set_aside(lines, str(error.orig) if isinstance(error, DBAPIError) else repr(error))
-                return
-            middle = count // 2 * EVENT_LINES
-            await self._insert(lines[:middle])
-            await self._insert(lines[middle:])
-        else:
-            self._metrics.audit_written_total.inc(count)
-            self._metrics.audit_write_seconds.observe(time.perf_counter() - started)
+            if len(events) == 1:
+                self._set_aside(events, str(error.orig) if isinstance(error, DBAPIError) else repr(error))
+                return {}
+            middle = len(events) // 2
+            return await self._insert(events[:middle]) | await self._insert(events[middle:])
+        self._metrics.audit_written_total.inc(len(events))
+        self._metrics.audit_broken_heads_total.inc(appended.broken)
+        self._metrics.audit_write_seconds.observe(time.perf_counter() - started)
+        return dict(appended.heads)
 
-    def _set_aside(self, lines: Sequence[bytes], reason: str) -> None:
+    def _set_aside(self, what: Sequence[object], reason: str) -> None:
         self._metrics.audit_set_aside_total.inc()
-        log.error("what is no audit event is dropped", lines=repr(lines)[:2_000], reason=reason)
+        log.error("what is no audit event is dropped", lines=repr(what)[:2_000], reason=reason)
 
     def _note_outage(self, error: Exception) -> None:
         if self._away_since is None:
@@ -228,10 +231,3 @@ def _batches(entries: Sequence[AuditEntry]) -> Iterator[list[AuditEntry]]:
             batch, count = [], 0
     if batch:
         yield batch
-
-
-def _columns(lines: Sequence[bytes]) -> dict[str, str | int | list[str]]:
-    texts = [line.decode() for line in lines]
-    names = ("members", "outcomes", "workers", "ended", "accepted", "request_ids", "seeds")
-    columns: dict[str, str | int | list[str]] = {name: texts[place::EVENT_LINES] for place, name in enumerate(names)}
-    return columns | {"action": TOOL_CALL, "longest_id": LONGEST_TEXT}

@@ -18,6 +18,9 @@ import structlog
 import uvloop
 
 from trunkline import __version__
+from trunkline.audit.anchors import Anchors
+from trunkline.audit.retention import Retention
+from trunkline.audit.signing import HeadSealer
 from trunkline.audit.write import AuditWriter
 from trunkline.db import Database
 from trunkline.errors import Unavailable
@@ -132,12 +135,15 @@ class WorkerProcess:
         channels = [redis.keys.control, *self._clients.questions.channels]
         self._subscriber = Subscriber(redis, channels, self._received, self._subscribed)
         self._feed = AuditFeed(redis, self._worker)
-        self._writer = AuditWriter(self._feed, database, self._metrics)
+        anchors = Anchors(redis, HeadSealer(self._settings.secret_key))
+        self._writer = AuditWriter(self._feed, database, self._metrics, self._settings.secret_key, grew=anchors.grew)
+        self._retention = Retention(self._settings, database, redis)
 
     async def _work(self) -> None:
         consuming = asyncio.create_task(self._consumer.run(), name="consumer")
         side = [
             asyncio.create_task(self._writer.run(), name="audit"),
+            asyncio.create_task(self._retention.run(), name="retention"),
             asyncio.create_task(self._subscriber.run(), name="subscriber"),
             asyncio.create_task(self._consumer.watch_deadlines(), name="deadlines"),
             asyncio.create_task(self._consumer.keep_clock(), name="clock"),

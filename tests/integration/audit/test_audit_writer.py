@@ -2,15 +2,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import asyncpg
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import text
 from tests.stores import as_owner
 from uuid_utils import uuid7
 
+from trunkline.audit.chain import Head
 from trunkline.audit.seed import seed
 from trunkline.audit.write import AuditWriter
 from trunkline.db import Database, Scope, task_scope
@@ -22,6 +24,7 @@ from trunkline.streams.client import Redis
 
 TENANT = "0198f2a4c0de70008000000000000002"
 AT = 1_793_000_000_123
+ROOT = SecretStr("a root of at least thirty-two characters")
 
 
 def event(actor: str = "key_1", **changes: bytes) -> bytes:
@@ -38,20 +41,6 @@ def event(actor: str = "key_1", **changes: bytes) -> bytes:
     return b"\n".join((known | changes).values())
 
 
-@pytest.fixture
-async def redis(settings: Settings) -> AsyncIterator[Redis]:
-    connected = await Redis.connect(settings, "worker")
-    yield connected
-    await connected.aclose()
-
-
-@pytest.fixture
-async def database(settings: Settings) -> AsyncIterator[Database]:
-    opened = Database(settings.database_url, process="test")
-    yield opened
-    await opened.aclose()
-
-
 async def append(redis: Redis, *entries: bytes, lane: int = 3) -> None:
     """Entries of one event each, or what each is given."""
     for lines in entries:
@@ -61,7 +50,7 @@ async def append(redis: Redis, *entries: bytes, lane: int = 3) -> None:
 
 async def rows(database: Database) -> list[dict[str, Any]]:
     async with database.transaction(task_scope("audit")) as session:
-        found = await session.execute(text("SELECT * FROM audit_events ORDER BY id"))
+        found = await session.execute(text("SELECT * FROM audit_events ORDER BY seq"))
         return [dict(row) for row in found.mappings()]
 
 
@@ -85,7 +74,7 @@ class Watched(AuditFeed):
 
 @contextlib.asynccontextmanager
 async def writing(feed: Any, database: Any, metrics: Metrics | None = None) -> AsyncIterator[AuditWriter]:
-    writer = AuditWriter(feed, database, metrics or Metrics("worker"), linger=0.01)
+    writer = AuditWriter(feed, database, metrics or Metrics("worker"), ROOT, linger=0.01)
     task = asyncio.create_task(writer.run())
     try:
         yield writer
@@ -218,6 +207,47 @@ async def test_an_entry_that_is_no_event_is_set_aside_and_holds_nothing_up(redis
     assert len(await rows(database)) == 3
 
 
+async def test_what_is_no_event_takes_none_of_its_entry_with_it(redis, database):
+    metrics = Metrics("worker")
+    lines = [event(), event(member=b"other"), event(worker=b"\0"), event()]
+    await append(redis, b"\n".join(lines))
+    async with reading(redis) as feed:
+        async with writing(feed, database, metrics):
+            await feed.until(1)
+        assert await feed.backlog() == 0
+    assert metrics.audit_set_aside_total.value == 2
+    assert [row["seq"] for row in await rows(database)] == [1, 2]
+
+
+async def test_whoever_follows_hears_which_chains_have_grown(redis, database):
+    heard: list[dict[str, int]] = []
+
+    async def grew(heads: Mapping[str, Head]) -> None:
+        heard.append({tenant: head.seq for tenant, head in heads.items()})
+
+    other = "0198f2a4c0de70008000000000000003"
+    await append(redis, event(), event(member=f"{other}:s:{uuid7().hex}".encode()), event())
+    async with reading(redis) as feed:
+        writer = AuditWriter(feed, database, Metrics("worker"), ROOT, grew=grew, linger=0.01)
+        task = asyncio.create_task(writer.run())
+        await feed.until(3)
+        await asyncio.wait_for(writer.stop(), 10)
+        await task
+    assert heard == [{TENANT: 2, other: 1}]
+
+
+async def test_what_a_quota_tells_is_an_event_that_is_no_call(redis, database):
+    told = b'{"action":"quota.soft","target":"calls","actor":"","detail":{"soft":10,"used":11,"month":"2026-11"}}'
+    await append(redis, event(member=f"{TENANT}::{uuid7().hex}".encode(), seed=told, worker=b"", ended=b"%d" % AT))
+    async with reading(redis) as feed, writing(feed, database):
+        await feed.until(1)
+    (row,) = await rows(database)
+    assert (row["action"], row["target"], row["actor_kind"], row["actor"]) == ("quota.soft", "calls", "system", None)
+    assert row["detail"] == {"soft": 10, "used": 11, "month": "2026-11"}
+    async with database.transaction(task_scope("audit")) as session:
+        assert await session.scalar(text("SELECT count(*) FROM usage_daily")) == 0
+
+
 class Tried:
     """A database that lets a test wait until so many transactions were tried."""
 
@@ -320,7 +350,7 @@ async def test_stop_does_not_wait_for_a_postgres_that_is_away(redis, database, o
 
 async def test_stop_of_a_writer_that_never_ran_returns(redis, database):
     async with reading(redis) as feed:
-        await asyncio.wait_for(AuditWriter(feed, database, Metrics("worker")).stop(), 1)
+        await asyncio.wait_for(AuditWriter(feed, database, Metrics("worker"), ROOT).stop(), 1)
 
 
 class Stuck:
@@ -340,7 +370,7 @@ async def test_stop_is_bounded_even_when_postgres_answers_nothing(redis):
     stuck = Stuck()
     await append(redis, event())
     async with reading(redis) as feed:
-        writer = AuditWriter(feed, stuck, Metrics("worker"), drain=0.05)
+        writer = AuditWriter(feed, stuck, Metrics("worker"), ROOT, drain=0.05)
         task = asyncio.create_task(writer.run())
         await asyncio.wait_for(stuck.entered.wait(), 10)
         await asyncio.wait_for(writer.stop(), 2)

@@ -6,11 +6,11 @@ import pytest
 from sqlalchemy.exc import DBAPIError
 from tests.integration.audit.logs import Log, happened
 from tests.unit.audit.chains import TENANT
-from trunkline.audit.by import CLI, PLATFORM
-from trunkline.audit.record import Recorder
 
+from trunkline.audit.by import CLI, PLATFORM
 from trunkline.audit.chain import genesis
 from trunkline.audit.entries import from_row
+from trunkline.audit.record import Recorder
 from trunkline.db import act_for, task_scope, tenant_scope
 
 OTHER = "0198f2a4c0de70008000000000000003"

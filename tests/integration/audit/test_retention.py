@@ -8,16 +8,16 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from tests.integration.audit.logs import Log, intruder
-from trunkline.audit.by import PLATFORM
 from uuid_utils import uuid7
 
+from trunkline.audit.anchors import Anchors
+from trunkline.audit.by import PLATFORM
 from trunkline.audit.chain import Event, microseconds
 from trunkline.audit.export import Export
-from trunkline.audit.retention import ANCHOR, Retention
+from trunkline.audit.retention import Retention
 from trunkline.audit.verify import verify_copy
 from trunkline.db import task_scope
 from trunkline.streams.client import Redis
-from trunkline.streams.snapshots import Snapshots
 
 OTHER = uuid7().hex
 
@@ -131,13 +131,9 @@ async def test_the_platform_cannot_drop_what_must_stay(old_log: Log, month: date
     assert len(await old_log.rows()) == 12
 
 
-async def test_heads_are_kept_in_redis_and_one_that_is_gone_is_missed(
-    old_log: Log, redis: Redis
-):
+async def test_heads_are_kept_in_redis_and_one_that_is_gone_is_missed(old_log: Log, redis: Redis):
     await keeping(old_log, redis, 0).anchor()
-    packed = await Snapshots(redis).get(ANCHOR, old_log.tenant)
-    assert packed is not None
-    anchor = old_log.sealer.unpack(packed)
+    anchor = await Anchors(redis, old_log.sealer).get(old_log.tenant)
     assert anchor is not None
     assert anchor.seq == 12
     assert (await old_log.verify(anchor=anchor)).intact

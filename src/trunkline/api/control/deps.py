@@ -15,11 +15,11 @@ from starlette.responses import Response
 from trunkline.api.control.cursors import Cursors
 from trunkline.api.control.principal import Actor
 from trunkline.audit.record import Recorder
+from trunkline.audit.tail import Tail
 from trunkline.audit.usage import UsageReader
 from trunkline.db import Database
 from trunkline.metrics import Metrics
 from trunkline.settings import Settings
-from trunkline.streams.audit_tail import Tail
 from trunkline.streams.client import Redis
 from trunkline.streams.throttle import RedisThrottle
 from trunkline.tenants.accounts import Accounts
