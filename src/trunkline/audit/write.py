@@ -24,9 +24,8 @@ from trunkline.streams.audit import EVENT_LINES, AuditEntry
 
 log = structlog.get_logger("trunkline.audit")
 
-BATCH: Final = 2_000
-"""Events in one transaction, whose round trips cost as much CPU as inserting 600 events does; to put so many into the
-form of Postgres keeps everything else waiting for some 5 ms."""
+BATCH: Final = 1_000
+"""Events in one transaction."""
 READ: Final = 8_000
 """Events in hand at once, about 3 MB, or all that the feed reads at once."""
 BLOCK_MS: Final = 1_000
@@ -67,7 +66,7 @@ class AuditWriter:
         root: SecretStr,
         *,
         grew: Callable[[Mapping[str, Head]], Awaitable[None]] | None = None,
-        linger: float = 0.5,
+        linger: float = 1.0,
         drain: float = 5.0,
     ) -> None:
         self._feed = feed
