@@ -29,6 +29,8 @@ from trunkline.api.sse import SseTransport
 from trunkline.api.stateless import StatelessTransport
 from trunkline.api.streamable import StreamableTransport
 from trunkline.api.streaming import Streaming
+from trunkline.audit.signing import CheckpointSigner
+from trunkline.audit.tail import Tail
 from trunkline.db import Database
 from trunkline.errors import StartRefused, Unavailable
 from trunkline.logs import configure, default_pod
@@ -116,6 +118,9 @@ class ApiProcess:
         self.ready = asyncio.Event()
         """Set when this pod serves and hears what is published for it."""
         self._starting: asyncio.Task[Any] | None = None
+        self._tails: Tail | None = None
+        signing = settings.secret_key.get_secret_value()
+        self._auditor = [CheckpointSigner(settings.secret_key).jwk()] if signing else []
 
     async def run(self, listener: socket.socket) -> None:
         """Serve until `stop`."""
@@ -170,7 +175,7 @@ class ApiProcess:
             self._pod, authenticator, self._connections, streaming, acceptor, self._metrics
         )
         stateless = StatelessTransport(self._pod, authenticator, streaming, acceptor, calls, listeners)
-        self._health = Health(redis, database.ping, self._metrics, self._keyring.jwks, self._pod)
+        self._health = Health(redis, database.ping, self._metrics, self._jwks, self._pod)
         self._heard = Heard(
             self._connections, listeners, Changes(redis), self._directory, self._verifier, self._refresh
         )
@@ -212,7 +217,12 @@ class ApiProcess:
             self._metrics,
             self._passwords,
         )
+        self._tails = control.tail
         return Plane(control)
+
+    def _jwks(self) -> dict[str, list[dict[str, str]]]:
+        """What API keys are verified with, and what the audit log's checkpoints are."""
+        return {"keys": [*self._keyring.jwks()["keys"], *self._auditor]}
 
     async def _serve(self, listener: socket.socket) -> None:
         serving = asyncio.create_task(self._server.serve([listener]), name="server")
@@ -257,6 +267,8 @@ class ApiProcess:
         self._health.draining = True
         self._server.close_after_responses()
         self._streaming.drain()
+        if self._tails is not None:
+            self._tails.drain()
         await self._pause(serving, delay)
         await self._server.stop_listening(listener)
         await self._pause(serving, min(delay, _LAST_CALL))

@@ -90,7 +90,7 @@ def csv_lines(entries: Sequence[Entry]) -> bytes:
     for entry in entries:
         said = to_json(entry)
         said["detail"] = orjson.dumps(said["detail"], option=orjson.OPT_SORT_KEYS).decode()
-        writer.writerow([_cell(value) for value in said.values()])
+        writer.writerow([cell(value) for value in said.values()])
     return written.getvalue().encode()
 
 
@@ -132,5 +132,6 @@ def _time(microseconds: int) -> str:
     return time_of(microseconds).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-def _cell(value: object) -> object:
+def cell(value: object) -> object:
+    """A value for a cell of CSV that no spreadsheet takes for a formula."""
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

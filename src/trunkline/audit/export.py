@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from datetime import datetime
-from typing import Literal
+from typing import Final, Literal
 
 import orjson
 from pydantic import SecretStr
 from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from trunkline.audit.by import By
 from trunkline.audit.chain import Checkpoint, Entry, genesis
 from trunkline.audit.entries import COLUMNS, checkpoint_json, csv_header, csv_lines, from_row, json_line
 from trunkline.audit.query import read_checkpoints
+from trunkline.audit.record import Recorder
 from trunkline.audit.signing import CheckpointSigner
 from trunkline.db import Database, tenant_scope
+from trunkline.errors import TooManyRequests
 
 Format = Literal["jsonl", "csv"]
+MOST_EXPORTS: Final = 2
+"""At once from one process: each holds a connection to Postgres for as long as its reader takes."""
 TYPES: dict[Format, str] = {"jsonl": "application/x-ndjson", "csv": "text/csv; charset=utf-8"}
 """Media types."""
 
@@ -32,8 +37,22 @@ class Export:
 
     def __init__(self, database: Database, root: SecretStr, batch: int = 1_000) -> None:
         self._database = database
-        self._signer = CheckpointSigner(root)
+        self._root = root
+        self._recorder = Recorder(root)
         self._batch = batch
+        self._running = 0
+
+    async def begin(self, tenant_id: str, by: By, said: Mapping[str, object]) -> None:
+        """Record that somebody takes a copy, and of what; it is in the copy too.
+
+        Raises:
+            TooManyRequests: `MOST_EXPORTS` are being taken from this process.
+            Unavailable: Postgres is away.
+        """
+        if self._running >= MOST_EXPORTS:
+            raise TooManyRequests("Other exports are running here; try again in a moment.", retry_after=10)
+        async with self._database.transaction(tenant_scope(tenant_id)) as session:
+            await self._recorder.record(session, tenant_id, "audit.export", by=by, detail=said)
 
     async def entries(
         self, tenant_id: str, since: datetime | None = None, until: datetime | None = None
@@ -57,9 +76,13 @@ class Export:
         if until is not None:
             wanted = wanted.where(text("recorded_at < :until").bindparams(until=until))
         stream = self._database.stream(tenant_scope(tenant_id), wanted, batch=self._batch)
-        async with aclosing(stream) as batches:  # type: ignore[type-var]
-            async for rows in batches:
-                yield [from_row(row) for row in rows]
+        self._running += 1
+        try:
+            async with aclosing(stream) as batches:  # type: ignore[type-var]
+                async for rows in batches:
+                    yield [from_row(row) for row in rows]
+        finally:
+            self._running -= 1
 
     async def csv(
         self, tenant_id: str, since: datetime | None = None, until: datetime | None = None
@@ -86,7 +109,8 @@ class Export:
         if first is None or last is None:
             said: dict[str, object] = {"tenant": tenant_id, "checkpoint": None, "previous": None, "signed": None}
             return orjson.dumps(said, option=orjson.OPT_APPEND_NEWLINE)
-        end = self._signer.sign(Checkpoint(tenant_id, last.seq, last.hash, last.recorded_us, "export"))
+        taken = Checkpoint(tenant_id, last.seq, last.hash, last.recorded_us, "export")
+        end = CheckpointSigner(self._root).sign(taken)
 
         async def read(session: AsyncSession) -> tuple[bytes, list[Checkpoint]]:
             return await _hash_before(session, first), await read_checkpoints(session, tenant_id)

@@ -47,7 +47,8 @@ _BEGIN: Final = text("""
 # What is many goes as one text or one string of bytes: as arrays it would cost the worker more than all else here.
 _KNOWN: Final = text("""
     SELECT e.tenant_id, e.id
-    FROM unnest(CAST(string_to_array(:tenants, ',') AS uuid[]), CAST(string_to_array(:ids, ',') AS uuid[])) AS w (t, i)
+    FROM unnest(CAST(string_to_array(:tenants, ',') AS uuid[]), CAST(string_to_array(:ids, ',') AS uuid[]))
+         AS w (t, i)
     JOIN audit_events e ON e.tenant_id = w.t AND e.id = w.i WHERE e.recorded_at >= :since
 """)
 # Postgres takes apart what was hashed, so the row is that and nothing else, and the worker hardly pays for it. The

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 
 from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -18,7 +19,11 @@ class Recorder:
     """Adds events to the log, in the caller's transaction; the last thing that it does before its end."""
 
     def __init__(self, secret: SecretStr) -> None:
-        self._heads = Heads(secret)
+        self._secret = secret
+
+    @cached_property
+    def _heads(self) -> Heads:
+        return Heads(self._secret)
 
     async def record(
         self,

@@ -5,6 +5,7 @@ All keys are derived from the deployment's root (`SECRET_KEY`), so whoever has t
 
 from __future__ import annotations
 
+import base64
 import hmac
 from collections.abc import Iterable, Mapping
 from functools import cached_property
@@ -79,6 +80,11 @@ class CheckpointSigner:
     def kid(self) -> str:
         """The name of the key in checkpoints and at `/.well-known/jwks.json`."""
         return _kid(self.public)
+
+    def jwk(self) -> dict[str, str]:
+        """The public key as a JSON Web Key (RFC 8037, section 2)."""
+        x = base64.urlsafe_b64encode(self.public).rstrip(b"=").decode()
+        return {"kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": "EdDSA", "kid": self.kid, "x": x}
 
     def sign(self, checkpoint: Checkpoint) -> Checkpoint:
         """The checkpoint with its signature."""

@@ -10,7 +10,7 @@ from typing import Final
 from trunkline.audit.chain import Entry
 from trunkline.audit.query import after, standing
 from trunkline.db import Database
-from trunkline.errors import TooManyRequests
+from trunkline.errors import TooManyRequests, Unavailable
 from trunkline.streams.audit_tail import TailSignals
 from trunkline.streams.client import Redis
 
@@ -36,24 +36,39 @@ class Tail:
         self._signals = TailSignals(redis)
         self._database = database
         self._open: Counter[str] = Counter()
+        self._draining = asyncio.Event()
+
+    def check(self, tenant_id: str) -> None:
+        """Refuse what `entries` would refuse, before an answer has begun.
+
+        Raises:
+            TooManyRequests: the tenant has `MOST_TAILS` on this pod.
+            Unavailable: the pod is draining.
+        """
+        if self._draining.is_set():
+            raise Unavailable("This pod is stopping; connect again.", retry_after=1)
+        if self._open[tenant_id] >= MOST_TAILS:
+            raise TooManyRequests(f"At most {MOST_TAILS} tails of one log at a time; end another one.", retry_after=5)
+
+    def drain(self) -> None:
+        """End all tails, and give no more: their clients go on elsewhere."""
+        self._draining.set()
 
     async def entries(self, tenant_id: str, after_seq: int | None = None) -> AsyncIterator[Entry | None]:
         """The entries after number `after_seq`, or from now on; None as a sign of life when none come for a while.
 
-        Close it (`contextlib.aclosing`): it never ends by itself.
+        Close it (`contextlib.aclosing`): by itself it ends only when the pod drains.
 
         Raises:
-            TooManyRequests: the tenant has `MOST_TAILS` on this pod.
-            Unavailable: Postgres is away.
+            TooManyRequests, Unavailable: as from `check`, or Postgres is away.
         """
-        if self._open[tenant_id] >= MOST_TAILS:
-            raise TooManyRequests(f"At most {MOST_TAILS} tails of one log at a time; end another one.", retry_after=5)
+        self.check(tenant_id)
         self._open[tenant_id] += 1
         try:
             async with self._signals.listening(tenant_id) as signal:
                 seq = await self._newest(tenant_id) if after_seq is None else after_seq
                 quiet_since = asyncio.get_running_loop().time()
-                while True:
+                while not self._draining.is_set():
                     signal.clear()
                     found = await after(self._database, tenant_id, seq, _AT_ONCE)
                     for entry in found:
@@ -66,7 +81,7 @@ class Tail:
                         quiet_since = now
                         yield None
                     if len(found) < _AT_ONCE:
-                        await _either(signal, _LOOK_EVERY)
+                        await self._wait(signal)
         finally:
             self._open[tenant_id] -= 1
             self._open += Counter()  # forget tenants without any
@@ -77,12 +92,13 @@ class Tail:
 
     async def aclose(self) -> None:
         """Stop listening."""
+        self.drain()
         await self._signals.aclose()
 
-
-async def _either(signal: asyncio.Event, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await signal.wait()
-    except TimeoutError:
-        pass
+    async def _wait(self, signal: asyncio.Event) -> None:
+        waits = [asyncio.create_task(signal.wait()), asyncio.create_task(self._draining.wait())]
+        try:
+            await asyncio.wait(waits, timeout=_LOOK_EVERY, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()

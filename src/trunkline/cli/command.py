@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from trunkline import __version__
-from trunkline.cli import audit, calls, keys, members, operators, parked, processes, signing, tenants, toolsets
+from trunkline.cli import audit, calls, keys, members, operators, parked, processes, signing, tenants, toolsets, usage
 from trunkline.cli.output import say_error
 from trunkline.errors import TrunklineError, UsageError
 
@@ -36,6 +36,7 @@ app.add_typer(operators.app, name="operator")
 app.add_typer(operators.codes, name="signup-code")
 app.add_typer(signing.app, name="signing")
 app.add_typer(audit.app, name="audit")
+app.command("usage")(usage.usage)
 app.command("call")(calls.call)
 app.command("permissions")(members.permissions)
 

@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from trunkline.api.control.cursors import Cursors
 from trunkline.api.control.principal import Actor
+from trunkline.audit.export import Export
 from trunkline.audit.record import Recorder
 from trunkline.audit.tail import Tail
 from trunkline.audit.usage import UsageReader
@@ -59,6 +60,7 @@ class Control:
     configs: Configs
     usage: UsageReader
     tail: Tail
+    exports: Export
     cursors: Cursors
     recorder: Recorder
     idempotency: IdempotencyStore
@@ -98,6 +100,7 @@ class Control:
             configs=Configs(settings, database, redis, recorder),
             usage=UsageReader(database),
             tail=Tail(redis, database),
+            exports=Export(database, settings.secret_key, settings.export_rows),
             cursors=Cursors(settings.secret_key),
             recorder=recorder,
             idempotency=IdempotencyStore(database, settings.secret_key),
