@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -252,7 +252,7 @@ async def _anchor(anchors: Any, tenant: str) -> Head | None:
 
 async def _write(parts: AsyncIterator[bytes], output: Path | None) -> None:
     try:
-        with sys.stdout.buffer if output is None else output.open("wb") as file:
+        with nullcontext(sys.stdout.buffer) if output is None else output.open("wb") as file:
             async with aclosing(parts) as stream:  # type: ignore[type-var]
                 async for part in stream:
                     await asyncio.to_thread(file.write, part)
