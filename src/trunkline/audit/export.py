@@ -9,13 +9,13 @@ from typing import Final, Literal
 
 import orjson
 from pydantic import SecretStr
-from sqlalchemy import select, text
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from trunkline.audit.by import By
 from trunkline.audit.chain import Checkpoint, Entry, genesis
 from trunkline.audit.entries import COLUMNS, checkpoint_json, csv_header, csv_lines, from_row, json_line
-from trunkline.audit.query import read_checkpoints
+from trunkline.audit.query import in_order, read_checkpoints
 from trunkline.audit.record import Recorder
 from trunkline.audit.signing import CheckpointSigner
 from trunkline.db import Database, tenant_scope
@@ -64,22 +64,22 @@ class Export:
         Raises:
             Unavailable: Postgres is away, at any batch.
         """
-        wanted = (
-            select(text(COLUMNS))
-            .select_from(text("audit_events"))
-            .where(text("tenant_id = CAST(CAST(:tenant AS text) AS uuid)").bindparams(tenant=tenant_id))
-            .order_by(text("seq"))
-        )
         # Times of recording grow with the numbers, so a part has no gaps.
+        query = f"SELECT {COLUMNS} FROM audit_events WHERE tenant_id = CAST(CAST(:tenant AS text) AS uuid)"  # noqa: S608
+        values: dict[str, object] = {"tenant": tenant_id}
         if since is not None:
-            wanted = wanted.where(text("recorded_at >= :since").bindparams(since=since))
+            query, values["since"] = f"{query} AND recorded_at >= :since", since
         if until is not None:
-            wanted = wanted.where(text("recorded_at < :until").bindparams(until=until))
-        stream = self._database.stream(tenant_scope(tenant_id), wanted, batch=self._batch)
+            query, values["until"] = f"{query} AND recorded_at < :until", until
         self._running += 1
         try:
-            async with aclosing(stream) as batches:  # type: ignore[type-var]
-                async for rows in batches:
+            async with self._database.transaction(
+                tenant_scope(tenant_id), isolation_level="REPEATABLE READ"
+            ) as session:
+                await in_order(session)
+                options = {"yield_per": self._batch}
+                found = await session.stream(text(f"{query} ORDER BY seq"), values, execution_options=options)
+                async for rows in found.partitions(self._batch):
                     yield [from_row(row) for row in rows]
         finally:
             self._running -= 1

@@ -12,7 +12,7 @@ from sqlalchemy import text
 from trunkline.audit.chain import Entry, Head
 from trunkline.audit.checking import ChainCheck, Report
 from trunkline.audit.entries import COLUMNS, checkpoint_from_json, from_json, from_row
-from trunkline.audit.query import read_checkpoints, read_head
+from trunkline.audit.query import in_order, read_checkpoints, read_head
 from trunkline.audit.signing import HeadSealer, Signers
 from trunkline.db import Database, tenant_scope
 from trunkline.errors import UsageError
@@ -44,6 +44,7 @@ async def verify(
         found = await read_head(session, tenant_id)
         check = ChainCheck(tenant_id, await read_checkpoints(session, tenant_id), signers)
         check.start(found[0].base_seq if found else 0, anchor)
+        await in_order(session)
         rows = await session.stream(_ROWS, {"tenant": tenant_id}, execution_options={"yield_per": _BATCH})
         async for batch in rows.partitions(_BATCH):
             for row in batch:

@@ -24,8 +24,10 @@ from trunkline.streams.audit import EVENT_LINES, AuditEntry
 
 log = structlog.get_logger("trunkline.audit")
 
-BATCH: Final = 1_000
-"""Events in one transaction."""
+BATCH: Final = 2_000
+"""Events in one transaction, whose round trips cost as much CPU as 600 events do."""
+_SHARE: Final = 250
+"""Events that are read without letting others run: a millisecond."""
 READ: Final = 8_000
 """Events in hand at once, about 3 MB, or all that the feed reads at once."""
 BLOCK_MS: Final = 1_000
@@ -142,7 +144,7 @@ class AuditWriter:
     async def _written(self, batch: Sequence[AuditEntry]) -> bool:
         try:
             await self._prepare_partitions()
-            grown = await self._insert(self._events(batch))
+            grown = await self._insert(await self._events(batch))
         except (Unavailable, DBAPIError) as error:
             self._note_outage(error)
             return False
@@ -161,7 +163,7 @@ class AuditWriter:
             await ensure_partitions(session)
         self._partitions_due = time.monotonic() + PARTITIONS_EVERY
 
-    def _events(self, batch: Sequence[AuditEntry]) -> list[Event]:
+    async def _events(self, batch: Sequence[AuditEntry]) -> list[Event]:
         """The events of a batch; what is none is set aside."""
         events: list[Event] = []
         for entry in batch:
@@ -172,6 +174,8 @@ class AuditWriter:
             for start in range(0, len(lines), EVENT_LINES):
                 try:
                     events.append(read_event(lines[start : start + EVENT_LINES]))
+                    if len(events) % _SHARE == 0:
+                        await asyncio.sleep(0)
                 except (ValueError, TypeError) as error:
                     self._set_aside(lines[start : start + EVENT_LINES], repr(error))
         return events
