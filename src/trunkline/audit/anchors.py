@@ -31,17 +31,15 @@ class Anchors:
         Where Redis is away that is left out: what matters is in Postgres, and each hour they are kept anew.
         """
         with contextlib.suppress(Unavailable):
-            await asyncio.gather(
-                log_grew(self._redis, heads), *(self.keep(tenant, head) for tenant, head in heads.items())
-            )
+            await asyncio.gather(log_grew(self._redis, heads), *(self.keep(head) for head in heads.values()))
 
-    async def keep(self, tenant: str, head: Head) -> None:
+    async def keep(self, head: Head) -> None:
         """Keep a head, unless one that had come further is there.
 
         Raises:
             Unavailable: Redis is away.
         """
-        await self._snapshots.put(_KIND, tenant, head.seq, self._sealer.pack(head))
+        await self._snapshots.put(_KIND, head.tenant, head.seq, self._sealer.pack(head))
 
     async def get(self, tenant: str) -> Head | None:
         """The head that is kept of a tenant's chain; None where there is none that we have written.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 from datetime import UTC, date, datetime
-from functools import partial
 from typing import Final
 
 import structlog
@@ -16,9 +15,8 @@ from uuid_utils import uuid7
 
 from trunkline.audit.anchors import Anchors
 from trunkline.audit.by import PLATFORM
-from trunkline.audit.chain import Checkpoint, Event, microseconds
-from trunkline.audit.heads import Heads
-from trunkline.audit.query import read_head
+from trunkline.audit.chain import Checkpoint, Event, Head, microseconds
+from trunkline.audit.heads import Heads, head_of
 from trunkline.audit.signing import HeadSealer
 from trunkline.db import Database, sqlstate, task_scope, utcnow
 from trunkline.errors import Unavailable
@@ -29,6 +27,10 @@ log = structlog.get_logger("trunkline.audit")
 
 _EVERY: Final = 3600.0
 """Seconds between looks, on each worker."""
+_LONG: Final = 30.0
+"""Seconds that reading all heads may take."""
+_AT_ONCE: Final = 100
+"""Heads on their way to Redis."""
 _LOCK: Final = 0x61756469  # "audi"
 _SCOPE: Final = task_scope("audit")
 _LOCK_NOT_AVAILABLE: Final = "55P03"
@@ -101,14 +103,15 @@ class Retention:
     async def anchor(self) -> None:
         """Keep every head in Redis too, where one put back in Postgres is betrayed by it."""
 
-        async def read(session: AsyncSession) -> list[str]:
-            found = await session.scalars(text("SELECT tenant_id FROM audit_heads"))
-            return [tenant.hex for tenant in found]
+        async def read(session: AsyncSession) -> list[tuple[Head, bytes]]:
+            return [
+                (head_of(row), row.mac) for row in (await session.execute(text("SELECT * FROM audit_heads"))).all()
+            ]
 
-        for tenant in await self._database.look(read, scope=_SCOPE):
-            found = await self._database.look(partial(read_head, tenant_id=tenant), scope=_SCOPE)
-            if found is not None and self._sealer.holds(*found):
-                await self._anchors.keep(tenant, found[0])
+        found = await self._database.look(read, _LONG, scope=_SCOPE)
+        good = [head for head, mac in found if self._sealer.holds(head, mac)]
+        for start in range(0, len(good), _AT_ONCE):
+            await asyncio.gather(*(self._anchors.keep(head) for head in good[start : start + _AT_ONCE]))
 
     async def _drop_oldest(self, session: AsyncSession, now: datetime) -> date | None:
         await session.execute(text("SET LOCAL lock_timeout = '2s'"))
