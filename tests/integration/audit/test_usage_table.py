@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import asyncio
+import random
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
+import pytest
 from tests.integration.audit.logs import Log
 from uuid_utils import uuid7
 
@@ -64,3 +68,39 @@ async def test_sums_are_those_of_the_entries(shared_log: Log):
         bytes_out=sum(row["bytes_out"] for row in rows),
     )
     assert len(rows) == 70
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_sums_are_those_of_the_entries_however_often_and_in_whatever_batches_events_are_read(
+    shared_log: Log, seed: int
+):
+    chance = random.Random(seed)
+    tenants = [uuid7().hex for _ in range(3)]
+
+    def some() -> dict[str, Any]:
+        return {
+            "tenant": chance.choice(tenants),
+            "occurred_us": microseconds(DAY) + chance.randrange(3 * 86_400_000_000),
+            "actor": chance.choice(["key_1", "key_2", None]),
+            "target": chance.choice(["add", "echo"]),
+            "action": chance.choice(["tools/call", "tools/call", "key.issue"]),
+            "outcome": chance.choice(["ok", "error"]),
+            "compute_us": chance.randrange(1_000_000),
+        }
+
+    events = [shared_log.happened(**some()) for _ in range(150)]
+    batches = [chance.sample(events, chance.randrange(1, 80)) for _ in range(8)] + [events]
+    async with asyncio.timeout(20):
+        await asyncio.gather(*(shared_log.append(batch) for batch in batches))
+    for tenant in tenants:
+        expected: dict[tuple[date, str, str], list[int]] = {}
+        for row in await shared_log.rows(tenant):
+            if row["action"] == "tools/call":
+                key = (row["occurred_at"].astimezone(UTC).date(), row["actor"] or "", row["target"])
+                sums = expected.setdefault(key, [0, 0, 0, 0, 0])
+                added = (1, row["outcome"] != "ok", row["compute_us"], row["bytes_in"], row["bytes_out"])
+                sums[:] = map(sum, zip(sums, added, strict=True))
+        table = await UsageReader(shared_log.database).read(tenant, date(2026, 11, 1), date(2026, 12, 31))
+        assert {(row.day, row.key_id, row.tool): list(row.used) for row in table.rows} == expected
+        assert len(await shared_log.rows(tenant)) == sum(event.tenant == tenant for event in events)
+        assert (await shared_log.verify(tenant)).intact
