@@ -87,7 +87,7 @@ class Acceptor:
                 key=identity.principal.key_id,
             )  # fmt: skip
         request_id = envelope.id if envelope.kind == "request" else b""
-        audit = self._audit(identity, envelope)
+        audit = self._audit(identity, envelope, len(body))
         formal = place is None and envelope.method == _INITIALIZED
         message = Message(call, session, request_id, body, audit, place, formal)
         started = time.perf_counter()
@@ -97,7 +97,7 @@ class Acceptor:
         if stations.on:
             stations.log("enqueue", call=call, tenant=identity.tenant.slug, session=session)
 
-    def _audit(self, identity: Identity, envelope: Envelope) -> bytes:
+    def _audit(self, identity: Identity, envelope: Envelope, size: int) -> bytes:
         if envelope.method != TOOL_CALL or envelope.kind != "request":
             return b""
         return seed(
@@ -105,6 +105,7 @@ class Acceptor:
             pod=self._pod,
             target=str(envelope.params.get("name", "")),
             arguments=envelope.params.get("arguments"),
+            size=size,
         )
 
     async def _cancel(self, identity: Identity, session: str, envelope: Envelope) -> None:

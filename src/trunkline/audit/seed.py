@@ -22,8 +22,8 @@ TOOL_CALL: Final = "tools/call"
 """The one method whose calls are audited."""
 
 
-def seed(*, actor: str, pod: str, target: str, arguments: object) -> bytes:
-    """A JSON array of actor, target, pod and hash of the arguments (Base64), which themselves are not kept.
+def seed(*, actor: str, pod: str, target: str, arguments: object, size: int) -> bytes:
+    """A JSON array of actor, target, pod, hash of the arguments (Base64), which themselves are not kept, and size.
 
     It passes Redis several times for each call, so it has nothing that the script which ends the call knows anyway:
     whose call it is, when it was accepted, its JSON-RPC id.
@@ -33,12 +33,13 @@ def seed(*, actor: str, pod: str, target: str, arguments: object) -> bytes:
         pod: the API pod that accepted.
         target: the tool's name as the client gave it; a key that was put there by mistake is taken out.
         arguments: the tool's arguments, as parsed from JSON.
+        size: bytes of the message.
 
     Raises:
         InvalidMessage: the arguments are nested deeper than JSON is written here (254 levels).
     """
     digest = b2a_base64(arguments_hash(arguments), newline=False).decode()
-    return orjson.dumps((actor, _kept(target[:LONGEST_TEXT]), pod, digest))
+    return orjson.dumps((actor, _kept(target[:LONGEST_TEXT]), pod, digest, size))
 
 
 @lru_cache(1024)

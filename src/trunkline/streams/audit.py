@@ -25,7 +25,7 @@ _GONE_MS = 3_600_000
 log = structlog.get_logger("trunkline.audit")
 
 
-EVENT_LINES: Final = 7
+EVENT_LINES: Final = 9
 """Lines of an event, see `audit` in `finish.lua`."""
 
 
@@ -35,7 +35,8 @@ class AuditEntry(NamedTuple):
     lane: int
     entry_id: bytes
     lines: Sequence[bytes]
-    """Of each event `<tenant>:<session>:<call>`, outcome, worker, end, acceptance, JSON-RPC id and seed."""
+    """Of each event `<tenant>:<session>:<call>`, outcome, microseconds for which it ran, bytes of its answer, worker,
+    end, acceptance, JSON-RPC id and seed."""
 
     @property
     def events(self) -> int:

@@ -13,8 +13,8 @@ from trunkline.streams.connection import Argument, RedisRefusal
 
 log = structlog.get_logger(__name__)
 
-_Publication = tuple[Call, bytes, str, bytes]
-"""The call, its answer, its outcome, and what the session has negotiated by it."""
+_Publication = tuple[Call, bytes, str, bytes, int]
+"""The call, its answer, its outcome, what the session has negotiated by it, and for how many microseconds it ran."""
 
 
 class Outbox:
@@ -34,7 +34,9 @@ class Outbox:
         self._record_ms = settings.session_ttl * 1000
         self._question_ms = int(settings.client_timeout * 1000) + 60_000
 
-    async def publish(self, call: Call, message: bytes, outcome: str, context: bytes = b"") -> int:
+    async def publish(
+        self, call: Call, message: bytes, outcome: str, context: bytes = b"", compute_us: int = 0
+    ) -> int:
         """Publish the answer of a call, with its audit event, and acknowledge the call; all of it or nothing.
 
         Args:
@@ -42,19 +44,21 @@ class Outbox:
             message: The JSON-RPC response; empty for a notification.
             outcome: How it ended, for the audit log: ok, tool_error, error or timeout.
             context: What the session has negotiated by this call; empty when that did not change.
+            compute_us: For how long its tool ran, for the audit log.
 
         Returns:
             The offset in the outbox, or 0 when nobody waits for it: answered, cancelled or past its deadline.
         """
-        offset: int = await self._publishing.add(call.lane, (call, message, outcome, context))
+        offset: int = await self._publishing.add(call.lane, (call, message, outcome, context, compute_us))
         return offset
 
     async def _publish(self, lane: int, publications: Sequence[_Publication]) -> Sequence[int]:
         keys = self._redis.keys
         names = [keys.deadlines(lane), keys.calls(lane)]
         args: list[Argument] = [self._worker, keys.pods(lane), *self._limits, keys.lane(lane)]
-        for call, message, outcome, context in publications:
-            args += (call.tenant, call.session, call.id, call.entry, message, context, outcome)
+        for call, message, outcome, context, compute_us in publications:
+            how = f"{outcome}\n{compute_us}\n{len(message)}"
+            args += (call.tenant, call.session, call.id, call.entry, message, context, how)
         try:
             offsets: Sequence[int] = await self._redis.script("publish", names, args, patience=None)
         except RedisRefusal as error:

@@ -203,6 +203,8 @@ class Consumer:
         self._slot_freed.set()
 
     def _waits(self, call: Call, waiting: bool) -> None:
+        if (running := self._running.get(call.id)) is not None:
+            running.waits(waiting, self._loop.time())
         self._begin_all(self._slots.lend(call) if waiting else self._slots.take_back(call))
 
     async def _execute_safely(self, running: Running) -> Answer | None:
@@ -245,15 +247,17 @@ class Consumer:
         if _must_be_recorded(call, running.repeatable) and not await self._may_begin(running):
             return None
         running.begun = True
-        return await self._execute_now(execution)
+        return await self._execute_now(running, execution)
 
-    async def _execute_now(self, execution: Execution) -> Answer:
+    async def _execute_now(self, running: Running, execution: Execution) -> Answer:
         call = execution.call
         if stations.on:
             stations.log("execute", call=call.id, tenant=execution.caller.slug, session=call.session)
         started = time.perf_counter()
         answer = await execution.run()
-        self._metrics.execute_seconds.observe(time.perf_counter() - started)
+        took = time.perf_counter() - started
+        self._metrics.execute_seconds.observe(took)
+        running.compute_us = max(round((took - running.waited) * 1_000_000), 0)
         return answer
 
     async def _execute_on_probation(self, running: Running, execution: Execution) -> Answer | None:
@@ -268,7 +272,7 @@ class Consumer:
                 return None
             running.begun = True
             on_probation.begun()
-            return await self._execute_now(execution)
+            return await self._execute_now(running, execution)
 
     async def _may_begin(self, running: Running) -> bool:
         """Record the start where it must be known if this worker dies; False where the call is not ours to begin."""
@@ -289,7 +293,7 @@ class Consumer:
         if len(answer.message) > self._settings.outbox_max_bytes:
             answer = in_its_place(call, "The result is larger than this server can deliver.")
         started = time.perf_counter()
-        offset = await self._outbox.publish(call, answer.message, answer.outcome, answer.context)
+        offset = await self._outbox.publish(call, answer.message, answer.outcome, answer.context, running.compute_us)
         if not offset and running.call is not call:
             offset = await self._publish_as_claimed(running, answer)
         self._metrics.publish_seconds.observe(time.perf_counter() - started)
@@ -303,7 +307,9 @@ class Consumer:
         """Publish for the attempt that this worker has, which may be a newer one by the time that Redis answers."""
         while True:
             call = running.call
-            offset = await self._outbox.publish(call, answer.message, answer.outcome, answer.context)
+            offset = await self._outbox.publish(
+                call, answer.message, answer.outcome, answer.context, running.compute_us
+            )
             if offset or running.call is call:
                 return offset
 

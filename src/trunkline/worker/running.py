@@ -15,7 +15,10 @@ _THREAD_LOOK = 0.1
 class Running:
     """One claimed call while it runs."""
 
-    __slots__ = ("begun", "call", "deadline", "notified", "over", "questions", "repeatable", "since", "task")
+    __slots__ = (
+        "asked", "begun", "call", "compute_us", "deadline", "notified", "over", "questions", "repeatable", "since",
+        "task", "waited", "waiting",
+    )  # fmt: skip
 
     def __init__(self, call: Call, task: asyncio.Task[None], since: float) -> None:
         self.call = call
@@ -24,6 +27,12 @@ class Running:
         """Redis' time in epoch milliseconds; progress and questions move it."""
         self.since = since
         """When it began, by the loop's clock."""
+        self.compute_us = 0
+        """For how long its tool ran, without what it waited for its client; known when it has ended."""
+        self.waited = 0.0
+        """Seconds for which it has waited for its client."""
+        self.waiting, self.asked = 0, 0.0
+        """How often it waits for its client now, and since when."""
         self.notified = 0
         """How many messages of the call were sent to the client."""
         self.questions: tuple[Question, ...] = ()
@@ -34,6 +43,14 @@ class Running:
         """Whether it may be begun again elsewhere."""
         self.over = False
         """Whether nobody waits for what it comes to: cancelled, answered already, or given back."""
+
+    def waits(self, waiting: bool, now: float) -> None:
+        """It waits for its client, once more, or once less; `now` by the loop's clock."""
+        if waiting and not self.waiting:
+            self.asked = now
+        self.waiting += 1 if waiting else -1
+        if not self.waiting:
+            self.waited += now - self.asked
 
     def next_number(self) -> int:
         """The number of a further message to the client."""

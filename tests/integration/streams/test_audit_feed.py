@@ -46,7 +46,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def append(redis: Redis, count: int) -> None:
     for number in range(count):
-        await redis.command("XADD", redis.keys.audit(LANE), "*", "e", f"{number}\n\n\n\n\n\n")
+        await redis.command("XADD", redis.keys.audit(LANE), "*", "e", f"{number}\n\n\n\n\n\n\n\n")
         await redis.command("INCR", redis.keys.unwritten(LANE))
 
 

@@ -226,11 +226,12 @@ async def test_progress_moves_the_deadline_up_to_its_end(wire: Wire) -> None:
 async def test_an_answered_tool_call_leaves_one_audit_event(wire: Wire) -> None:
     await wire.accept(seed=b'["key_1"]')
     (claimed,) = await wire.claim()
-    await wire.outbox.publish(claimed, b"{}", "tool_error")
+    await wire.outbox.publish(claimed, b"{}", "tool_error", compute_us=340)
     await wire.outbox.publish(claimed, b"{}", "ok")
     (event,) = await _audited(wire)
     assert event["member"].decode() == f"{wire.owner.tenant}:{wire.session}:{claimed.id}"
     assert (event["outcome"], event["worker"], event["request_id"]) == (b"tool_error", b"w1", b"1")
+    assert (event["compute"], event["answer"]) == (b"340", b"2")
     assert event["seed"] == b'["key_1"]'
     assert int(event["accepted"]) == claimed.enqueued_ms <= int(event["ended"])
 
@@ -267,7 +268,7 @@ async def _audited(wire: Wire) -> list[dict[str, bytes]]:
     assert await feed.backlog() == 0
     await feed.aclose()
     lines = [line for entry in entries for line in entry.lines]
-    names = ("member", "outcome", "worker", "ended", "accepted", "request_id", "seed")
+    names = ("member", "outcome", "compute", "answer", "worker", "ended", "accepted", "request_id", "seed")
     events = (lines[start : start + EVENT_LINES] for start in range(0, len(lines), EVENT_LINES))
     return [dict(zip(names, event, strict=True)) for event in events]
 

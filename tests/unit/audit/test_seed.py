@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from trunkline.audit.seed import arguments_hash, seed
 from trunkline.errors import InvalidMessage
 
-KNOWN: dict[str, Any] = {"actor": "key_1", "pod": "api-1", "target": "add", "arguments": {"a": 3, "b": 5}}
+KNOWN: dict[str, Any] = {"actor": "key_1", "pod": "api-1", "target": "add", "arguments": {"a": 3, "b": 5}, "size": 90}
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(),
@@ -23,7 +23,7 @@ json_values = st.recursive(
 
 def test_a_seed_says_who_called_what_where():
     digest = base64.b64encode(hashlib.sha256(b'{"a":3,"b":5}').digest()).decode()
-    assert orjson.loads(seed(**KNOWN)) == ["key_1", "add", "api-1", digest]
+    assert orjson.loads(seed(**KNOWN)) == ["key_1", "add", "api-1", digest, 90]
 
 
 def test_arguments_are_not_in_the_seed():

@@ -31,7 +31,7 @@ for i = 1, #fields, 2 do
       local answer = '{"jsonrpc":"2.0","id":' .. ARGV[2] .. ',"error":' .. ARGV[7] .. '}'
       append(stream, name, ARGV[8], box, holder, limits, now, call, answer, bare)
     end
-    finish(KEYS[1], call, place, ARGV[4] .. call, rest, now, 'cancelled', '')
+    finish(KEYS[1], call, place, ARGV[4] .. call, rest, now, 'cancelled\n0\n0', '')
     withdraw(KEYS[3], ARGV[6], entry)
     call_off(ARGV[12], call, ARGV[3])
     table.insert(cancelled, call)

@@ -23,7 +23,7 @@ for i = 1, #fields, 2 do
   local call = string.match(fields[i], '^p:(.*)$')
   if call then
     local entry, place, rest = split(fields[i + 1])
-    finish(KEYS[1], call, place, ARGV[3] .. call, rest, now, 'abandoned', '')
+    finish(KEYS[1], call, place, ARGV[3] .. call, rest, now, 'abandoned\n0\n0', '')
     withdraw(KEYS[4], ARGV[6], entry)
     call_off(ARGV[7], call, ARGV[1])
     table.insert(abandoned, call)

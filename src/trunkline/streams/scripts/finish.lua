@@ -2,14 +2,15 @@
 -- script does before it ends.
 -- Guarantee: exactly one caller finds the record, whoever ends the call: answer, cancellation, sweep or close.
 -- The record of a stateless request leaves with it.
--- place: see route; member: "<tenant>:<session>:<call>"; rest: what the record has after lane entry and stream, see record
+-- place: see route; member: "<tenant>:<session>:<call>"; rest: what the record has after lane entry and stream, see record;
+-- how: how it ended, in lines: outcome, us for which it ran, bytes of its answer
 -- Field "o:<call>" tells which attempt was started, see start.
 local events, ended = {}, nil
-local function finish(session, call, place, member, rest, now, outcome, worker)
+local function finish(session, call, place, member, rest, now, how, worker)
   if string.byte(rest, -1) ~= 10 then -- it has a seed
     ended = ended or string.format('%d', now)
     local n = #events
-    events[n + 1], events[n + 2], events[n + 3], events[n + 4], events[n + 5] = member, outcome, worker, ended, rest
+    events[n + 1], events[n + 2], events[n + 3], events[n + 4], events[n + 5] = member, how, worker, ended, rest
   end
   if place == '-' then
     redis.call('DEL', session)
@@ -19,8 +20,8 @@ local function finish(session, call, place, member, rest, now, outcome, worker)
 end
 
 -- audit: the events of the calls that this script has finished.
--- Entry: field e, at most 64 events, of each in lines: member, outcome, worker ('' for none), epoch ms at which it ended,
--- epoch ms of acceptance, JSON-RPC id, seed. `unwritten` counts the events of all entries, see written.
+-- Entry: field e, at most 64 events, of each in lines: member, outcome, us, bytes of the answer, worker ('' for none), epoch ms
+-- at which it ended, epoch ms of acceptance, JSON-RPC id, seed. `unwritten` counts the events of all entries, see written.
 local function audit(lane)
   for first = 1, #events, 320 do
     local last = math.min(first + 319, #events)

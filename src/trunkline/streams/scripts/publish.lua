@@ -11,13 +11,13 @@
 -- KEYS: 1 deadlines, 2 calls; for the names of a tenant's keys see accept
 -- ARGV: 1 worker, 2 channels' beginning, 3 outbox messages, 4 outbox bytes, 5 outbox lifetime in ms, 6 what the lane's
 --       keys begin with; for each answer: tenant, session id, call, lane entry, message, '' for a notification that ended, new context of the
---       session, '' for none, outcome; last: repeated
+--       session, '' for none, how it ended (see finish); last: repeated
 -- Returns for each the offset of the answer, or 0 when it is not wanted.
 local now = clock()
 local limits = outbox_limits(ARGV[3], ARGV[4], ARGV[5])
 local offsets, entries, finished = {}, {}, {}
 
-local function publish(tenant, sid, call, entry, message, context, outcome)
+local function publish(tenant, sid, call, entry, message, context, how)
   table.insert(entries, entry)
   if message == '' then return 0 end
   local base = ARGV[6] .. 't:' .. tenant .. ':'
@@ -30,7 +30,7 @@ local function publish(tenant, sid, call, entry, message, context, outcome)
   local offset = append(stream, name, ARGV[2], box, holder, limits, now, call, message, bare)
   if context ~= '' then redis.call('HSET', session, 'context', context) end
   local member = tenant .. ':' .. sid .. ':' .. call
-  finish(session, call, place, member, rest, now, outcome, ARGV[1])
+  finish(session, call, place, member, rest, now, how, ARGV[1])
   finished[base] = finished[base] or {}
   table.insert(finished[base], member)
   return offset

@@ -31,7 +31,7 @@ local function answer(base, tenant, sid, call, state, error, outcome, worker)
   local message = '{"jsonrpc":"2.0","id":' .. id_of(rest) .. ',"error":' .. error .. '}'
   local stream, name, box, holder, bare = route(session, sid, place, state[3], state[4])
   append(stream, name, ARGV[2], box, holder, limits, now, call, message, bare)
-  finish(session, call, place, member, rest, now, outcome, worker)
+  finish(session, call, place, member, rest, now, outcome .. '\n0\n0', worker)
   forget(KEYS[1], {member}, ARGV[1], base)
 end
 

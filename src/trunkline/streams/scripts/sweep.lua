@@ -23,7 +23,7 @@ for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[
     local answer = '{"jsonrpc":"2.0","id":' .. id_of(rest) .. ',"error":' .. ARGV[4] .. '}'
     local stream, name, box, holder, bare = route(session, sid, place, state[2], state[3])
     append(stream, name, ARGV[5], box, holder, limits, now, call, answer, bare)
-    finish(session, call, place, member, rest, now, 'timeout', '')
+    finish(session, call, place, member, rest, now, 'timeout\n0\n0', '')
     withdraw(KEYS[2], base, entry)
     forget(KEYS[1], {member}, ARGV[3], base)
     table.insert(swept, call)
