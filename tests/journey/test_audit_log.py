@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tests.integration.audit.logs import Log
 from tests.journey.conftest import Platform, eventually
 from tests.journey.workshop import Gate
 from tests.sse import connect
 from tests.stores import as_owner
 
 from trunkline.audit.seed import arguments_hash
+from trunkline.db import Database
 from trunkline.worker.run import WorkerProcess
 
 pytestmark = pytest.mark.filterwarnings("ignore::mcp.shared.exceptions.MCPDeprecationWarning")
@@ -121,3 +123,44 @@ async def test_events_of_keys_are_rows(platform: Platform) -> None:
     await eventually(written)
     assert record.id in {row["target"] for row in await rows(platform, "key.issue")}
     assert [row["target"] for row in await rows(platform, "key.revoke")] == [record.id]
+
+
+async def test_a_row_says_how_long_the_tool_ran_and_how_much_came_and_went(platform: Platform) -> None:
+    api = await platform.api()
+    worker = await platform.worker()
+    text = "x" * 1_000
+    async with connect(api, key=platform.key) as stream:
+        await stream.initialize()
+        await stream.call("echo", {"text": text})
+        await stream.request("tools/call", {"name": "nothing"})
+    echoed, refused = await rows_when_written(platform, worker)
+    assert 0 < echoed["compute_us"] <= (echoed["duration_ms"] + 1) * 1_000
+    assert 1_000 < echoed["bytes_in"] < 1_200
+    assert 1_000 < echoed["bytes_out"] < 1_000 + 1_200
+    assert refused["bytes_in"] < 200
+    assert 0 < refused["bytes_out"] < 400
+
+
+async def test_usage_is_the_sum_of_the_rows_and_the_chain_is_intact(platform: Platform, gate: Gate) -> None:
+    api = await platform.api(call_timeout=1.0)
+    worker = await platform.workshop(call_timeout=1.0)
+    async with connect(api, key=platform.key) as stream:
+        await stream.initialize()
+        for number in range(5):
+            await stream.call("echo", {"text": "x" * number})
+        await stream.call("fail")
+        await stream.request("tools/call", {"name": "wait", "arguments": {"gate": gate.name}})
+    written = await rows_when_written(platform, worker)
+    used = await as_owner(platform.settings.database_url, "SELECT * FROM usage_daily", task="audit")
+    names = ("compute_us", "bytes_in", "bytes_out")
+    expected: dict[str, list[int]] = {}
+    for row in written:
+        sums = expected.setdefault(row["target"], [0, 0, 0, 0, 0])
+        sums[:] = map(sum, zip(sums, (1, row["outcome"] != "ok", *(row[name] for name in names)), strict=True))
+    assert {row["tool"]: [row["calls"], row["errors"], *(row[name] for name in names)] for row in used} == expected
+    assert {tool: sums[:2] for tool, sums in expected.items()} == {"echo": [5, 0], "fail": [1, 1], "wait": [1, 1]}
+    database = Database(platform.settings.database_url, process="test")
+    tenant = await platform.tenants.get("demo")
+    report = await Log(platform.settings, database, tenant.id).verify()
+    await database.aclose()
+    assert report.intact, report.findings

@@ -23,7 +23,7 @@ def read_event(lines: Sequence[bytes]) -> Event:
     Raises:
         ValueError: they are no event.
     """
-    member, outcome, worker, ended, accepted, request_id, seed = lines
+    member, outcome, compute, answer, worker, ended, accepted, request_id, seed = lines
     whose = _MEMBER.fullmatch(member.decode())
     if whose is None:
         raise ValueError("whose event it is is not told")
@@ -32,15 +32,16 @@ def read_event(lines: Sequence[bytes]) -> Event:
     said = orjson.loads(seed)
     if type(said) is dict:
         return _told(tenant, call, at, outcome.decode(), said)
-    actor, target, pod, digest = said
-    if not type(actor) is type(target) is type(pod) is str:
-        raise ValueError("actor, target and pod are text")
+    actor, target, pod, digest, size = said
+    if not (type(actor) is type(target) is type(pod) is str and type(size) is int):
+        raise ValueError("actor, target and pod are text, size is a number")
     arguments = a2b_base64(digest, strict_mode=True)
     if len(arguments) != 32:
         raise ValueError("the arguments have a SHA-256")
     return Event(
         tenant, call, at * 1_000, "key" if actor else "public", actor or None, None, TOOL_CALL, target,
-        session or None, outcome.decode(), (int(ended) - at) * 1_000, 0, 0, 0, arguments.hex(), pod,
+        session or None, outcome.decode(), (int(ended) - at) * 1_000, int(compute), size, int(answer),
+        arguments.hex(), pod,
         worker.decode() or None, request_id.decode()[:LONGEST_TEXT], {},
     )  # fmt: skip
 

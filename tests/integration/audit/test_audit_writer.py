@@ -32,11 +32,13 @@ def event(actor: str = "key_1", **changes: bytes) -> bytes:
     known = {
         "member": f"{TENANT}:session-1:{uuid7().hex}".encode(),
         "outcome": b"ok",
+        "compute": b"340",
+        "answer": b"21",
         "worker": b"worker-1",
         "ended": b"%d" % (AT + 12),
         "accepted": b"%d" % AT,
         "request_id": b"7",
-        "seed": seed(actor=actor, pod="api-1", target="add", arguments={"a": 3}),
+        "seed": seed(actor=actor, pod="api-1", target="add", arguments={"a": 3}, size=90),
     }
     return b"\n".join((known | changes).values())
 
@@ -100,6 +102,7 @@ async def test_an_event_becomes_a_row_with_all_that_is_known(redis, database):
     assert (row["actor"], row["action"], row["target"]) == ("key_1", "tools/call", "add")
     assert (row["session_id"], row["request_id"], row["outcome"]) == ("session-1", "7", "ok")
     assert (row["duration_ms"], row["api_pod"], row["worker_pod"]) == (12.0, "api-1", "worker-1")
+    assert (row["compute_us"], row["bytes_in"], row["bytes_out"]) == (340, 90, 21)
     assert len(row["arguments_hash"]) == 64
 
 
@@ -187,7 +190,10 @@ async def test_two_writers_share_the_work_and_write_each_event_once(redis, datab
         event(seed=b"{"),
         event(seed=b""),
         event(seed=b'"\\u0000"'),
-        event(seed=b'["key_1","add","api-1","?"]'),
+        event(seed=b'["key_1","add","api-1","?",90]'),
+        event(seed=b'["key_1","add","api-1"]'),
+        event(compute=b"long"),
+        event(answer=b"-"),
         event(member=b"acme:session-1:0198f2a4c0de70008000000000000001"),
         event(member=b"other"),
         event(ended=b"soon"),
