@@ -68,7 +68,7 @@ class AuditWriter:
         root: SecretStr,
         *,
         grew: Callable[[Mapping[str, Head]], Awaitable[None]] | None = None,
-        linger: float = 1.0,
+        linger: float = 0.5,
         drain: float = 5.0,
     ) -> None:
         self._feed = feed
