@@ -54,6 +54,7 @@ async def _rows(database: str, tool: str, expected: int) -> int:
     """Rows for the tool, as soon as there are as many as expected, or when time is up."""
     connection = await asyncpg.connect(database)
     try:
+        await connection.execute("SET trunkline.scope = 'audit'")
         deadline = time.monotonic() + AUDIT_TIMEOUT
         while True:
             rows = int(await connection.fetchval("SELECT count(*) FROM audit_events WHERE target = $1", tool))

@@ -11,7 +11,7 @@ from uuid_utils import uuid7
 from trunkline.audit import tail as tails
 from trunkline.audit.chain import Entry
 from trunkline.audit.tail import MOST_TAILS, Tail
-from trunkline.errors import TooManyRequests
+from trunkline.errors import TooManyRequests, Unavailable
 from trunkline.streams.audit_tail import log_grew
 from trunkline.streams.client import Redis
 
@@ -96,3 +96,19 @@ async def test_a_tenant_has_so_many_tails_and_no_more(log: Log, tail: Tail):
             assert await take(stream, 1) == [1]
     async with aclosing(tail.entries(log.tenant, 0)) as stream:
         assert await take(stream, 1) == [1]
+
+
+async def test_a_pod_that_drains_ends_its_tails_and_gives_no_more(log: Log, tail: Tail):
+    await log.fill(1)
+    async with aclosing(tail.entries(log.tenant, 0)) as stream, asyncio.timeout(10):
+        assert await take(stream, 1) == [1]
+        rest = asyncio.create_task(take_all(stream))
+        tail.drain()
+        assert await rest == []
+    with pytest.raises(Unavailable, match="stopping"):
+        await anext(tail.entries(log.tenant, 0))
+
+
+async def take_all(stream: AsyncIterator[Entry | None]) -> list[int]:
+    """The numbers of all entries until the end."""
+    return [entry.seq async for entry in stream if entry is not None]
