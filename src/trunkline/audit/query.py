@@ -16,7 +16,7 @@ from trunkline.audit.entries import COLUMNS, from_row
 from trunkline.audit.heads import head_of
 from trunkline.db import Database, tenant_scope
 
-SCAN: Final = 10_000
+SCAN: Final = 5_000
 """Entries that are looked at for one page: where a filter finds few, the page is short and has a next one."""
 _LATE: Final = timedelta(hours=1)
 """How much earlier than its time an event may seem to be recorded: clocks differ."""
