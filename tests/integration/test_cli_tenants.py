@@ -168,7 +168,7 @@ def test_calls_that_were_set_aside_are_listed_with_what_they_cost(trunkline, set
         "tenant": tenant["id"],
         "session": "s1",
         "workers": "w1 w2 w3",
-        "e": seed(actor="", pod="api-1", target="leave", arguments={}),
+        "e": seed(actor="", pod="api-1", target="leave", arguments={}, size=90),
     }
     with redis.Redis.from_url(settings.redis_url) as client:
         client.xadd(stream, fields)
