@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import AsyncIterator
 
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 from tests.stores import as_owner
@@ -163,7 +164,7 @@ async def test_a_transaction_goes_from_a_task_to_one_tenant_and_to_no_other(
 
 
 async def test_rows_are_streamed_in_batches_from_one_view_of_the_data(database: Database, tenants: list[str]) -> None:
-    recorder = Recorder(Settings(environment="dev").secret_key)
+    recorder = Recorder(SecretStr("a root of at least thirty-two characters"))
     async with database.transaction(tenant_scope(tenants[0])) as session:
         for number in range(25):
             await recorder.record(session, tenants[0], "test.event", by=CLI, target=str(number))
@@ -190,7 +191,7 @@ async def test_a_role_that_is_not_there_gives_a_sentence_that_says_what_to_run(
 
 
 async def test_an_event_with_a_fraction_is_refused(database: Database, tenants: list[str]) -> None:
-    recorder = Recorder(Settings(environment="dev").secret_key)
+    recorder = Recorder(SecretStr("a root of at least thirty-two characters"))
     async with database.transaction(tenant_scope(tenants[0])) as session:
         with pytest.raises(ValueError, match="no fractions"):
             await recorder.record(session, tenants[0], "x", by=CLI, detail={"deep": [{"rate": 0.5}]})

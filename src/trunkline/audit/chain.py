@@ -136,6 +136,8 @@ def check_detail(detail: Mapping[str, Any]) -> None:
             case str():
                 if "\0" in part or not _is_text(part):
                     raise ValueError("a detail of an audit event holds text without NUL and half characters")
+            case float():
+                raise ValueError("a detail of an audit event holds no fractions: stores of JSON change them")
             case _:
                 raise ValueError(f"a detail of an audit event holds no {type(part).__name__}")
 

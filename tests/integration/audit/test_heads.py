@@ -143,7 +143,7 @@ async def test_a_change_that_is_rolled_back_leaves_no_event_and_no_gap(log: Log)
 
 async def test_a_fraction_in_a_detail_is_refused_before_anything_is_locked(log: Log):
     recorder = Recorder(log.settings.secret_key)
-    with pytest.raises(ValueError, match="holds no float"):
+    with pytest.raises(ValueError, match="no fractions"):
         async with log.database.transaction(tenant_scope(TENANT)) as session:
             await recorder.record(session, TENANT, "limits.set", by=CLI, detail={"rate": 0.5})
 
