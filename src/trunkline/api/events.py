@@ -55,8 +55,8 @@ class EventStream:
     """One response made of events: what its client is sent, and what waits while it does not read."""
 
     __slots__ = (
-        "_buffer", "_buffered", "_clock", "_flushing", "_protocol", "_settings", "ended", "expires_at", "over",
-        "owner", "slug", "wrote",
+        "_buffer", "_buffered", "_clock", "_flushing", "_protocol", "_settings", "ended", "expires_at", "kid",
+        "over", "owner", "slug", "wrote",
     )  # fmt: skip
 
     def __init__(self, identity: Identity, protocol: Protocol, settings: Settings) -> None:
@@ -64,6 +64,8 @@ class EventStream:
         self.slug = identity.tenant.slug
         self.expires_at = identity.principal.expires_at
         """Epoch seconds until which the key is valid that opened the stream."""
+        self.kid = identity.principal.kid
+        """The signing key on which that key hangs; empty for public access."""
         self.ended = ""
         """Why the stream ends; empty while it is open."""
         loop = protocol.loop

@@ -20,7 +20,8 @@ from typing import Any
 import structlog
 
 from trunkline.api.connections import Connections
-from trunkline.api.events import KEEP_ALIVE, KEY_EXPIRED, MESSAGES_LOST, REDIS_LOST, REPLACED, SESSION_ENDED
+from trunkline.api.events import KEEP_ALIVE, MESSAGES_LOST, REDIS_LOST, REPLACED, SESSION_ENDED
+from trunkline.api.expiry import SOON, Expiries
 from trunkline.api.stream import Stream
 from trunkline.envelope import TELLS_OF_ACCEPTED, Accepted, Delivery
 from trunkline.errors import SessionNotFound, Unavailable
@@ -70,6 +71,7 @@ class Forwarder:
         self._filling = asyncio.Semaphore(_MOST_FILLS)
         self._clock = asyncio.get_running_loop().time
         self._redis_clock = redis.clock
+        self._expiries = Expiries(redis.clock.now)
         self._tasks: set[asyncio.Task[None]] = set()
         channels = [redis.keys.control, *(redis.keys.pods(lane) + pod for lane in range(redis.keys.lanes))]
         self.subscriber = Subscriber(redis, channels, self._received, self._subscribed)
@@ -79,6 +81,7 @@ class Forwarder:
         async with asyncio.TaskGroup() as group:
             group.create_task(self.subscriber.run(), name="subscriber")
             group.create_task(self._keep_alive(), name="keep-alive")
+            group.create_task(self._expiries.run(), name="expiries")
 
     def _received(self, channel: bytes, payload: bytes) -> None:
         if channel == self._control:
@@ -211,11 +214,11 @@ class Forwarder:
     async def _keep_alive(self) -> None:
         while True:
             await asyncio.sleep(1.0)
-            now, today = self._clock(), self._redis_clock.now()
+            now, soon = self._clock(), self._redis_clock.now() + SOON
             quiet_since = now - self._settings.keepalive_interval + 1.0
             for stream in self._connections:
-                if stream.expires_at <= today:
-                    stream.end(KEY_EXPIRED)
+                if stream.expires_at <= soon:
+                    self._expiries.watch(stream)
                 if stream.wrote < quiet_since:
                     stream.write(KEEP_ALIVE)
                 if isinstance(stream, Stream) and (stream.touched < now - _RENEW_EVERY or stream.overdue(now)):

@@ -79,9 +79,13 @@ class Heard:
 
     def look_again(self) -> None:
         """Look at all streams whether they may be open still: what ends them may have been missed."""
+        now = self._verifier.now()
         for stream in self._connections:
-            if self._verifier.is_revoked(stream.owner.principal):
+            until = self._verifier.good_until(stream.owner.principal, stream.kid)
+            if until <= now:
                 stream.end(KEY_REVOKED)
+            elif until < stream.expires_at:  # the overlap of a rotation, of which this pod heard before it began
+                stream.expires_at = until
         if self._looking is None or self._looking.done():
             self._looking = self._in_background(self._look_at_tenants())
 

@@ -20,7 +20,8 @@ from trunkline.settings import Settings
 from trunkline.streams.client import Redis
 from trunkline.tenants import tokens
 from trunkline.tenants.announce import Announcer, RevokedKey
-from trunkline.tenants.model import ALL_TOOLS, check_scopes
+from trunkline.tenants.model import check_scopes
+from trunkline.tenants.patterns import check_tools
 from trunkline.tenants.signing import (
     SigningKey,
     encode_keys,
@@ -37,8 +38,6 @@ LONGEST_LIFETIME = timedelta(days=366)
 DEFAULT_OVERLAP = timedelta(hours=24)
 """How long a rotated key goes on working beside the new one, unless said otherwise."""
 
-MOST_TOOL_PATTERNS = 32
-_TOOL_PATTERN = re.compile(r"[A-Za-z0-9_.*?\[\]!-]{1,64}", re.ASCII)
 _DURATION = re.compile(r"(\d{1,6})([smhdw])", re.ASCII)
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
@@ -221,23 +220,6 @@ async def load_revocations(session: AsyncSession) -> dict[str, float]:
     """Every revoked key that has not expired, with the epoch seconds from which it is refused."""
     query = select(KeyRow.id, KeyRow.revoked_at).where(KeyRow.revoked_at.is_not(None), KeyRow.expires_at > utcnow())
     return {key_id: at.timestamp() for key_id, at in await session.execute(query) if at is not None}
-
-
-def check_tools(patterns: Iterable[str]) -> tuple[str, ...]:
-    """Give tool patterns back; none at all means every tool.
-
-    Raises:
-        UsageError: too many of them, or one that matches no tool's name.
-    """
-    wanted = tuple(dict.fromkeys(patterns)) or ALL_TOOLS
-    if len(wanted) > MOST_TOOL_PATTERNS:
-        raise UsageError(f"A key has at most {MOST_TOOL_PATTERNS} tool patterns.")
-    for pattern in wanted:
-        if not _TOOL_PATTERN.fullmatch(pattern):
-            raise UsageError(
-                f"{pattern!r} is not a tool pattern; write a tool's name, with * for any characters, ? for one."
-            )
-    return wanted
 
 
 def check_lifetime(lifetime: timedelta) -> timedelta:

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from trunkline.errors import UsageError
+from trunkline.tenants.addresses import Network, contains
+from trunkline.tenants.limits import NO_QUOTAS, KeyLimits, Quotas
+from trunkline.tenants.patterns import ALL_TOOLS
 
 Access = Literal["key", "public"]
 """Who may call: holders of the tenant's keys, or anyone."""
@@ -17,11 +20,18 @@ SCOPE_CALL = "mcp:call"
 """May call tools, besides everything that `mcp:read` allows."""
 SCOPE_READ = "mcp:read"
 """May connect, list, and read resources and prompts."""
-SCOPES = frozenset({SCOPE_CALL, SCOPE_READ})
+SCOPE_ADMIN = "tenant:admin"
+"""May do on the control plane what an admin may, but for what concerns people."""
+SCOPE_TENANT = "tenant:read"
+"""May see the tenant, its members and its toolsets."""
+SCOPE_KEYS = "keys:manage"
+"""May list, issue, rotate and revoke keys, of the scopes `mcp:call` and `mcp:read`."""
+SCOPE_AUDIT = "audit:read"
+SCOPE_USAGE = "usage:read"
+MESSAGE_SCOPES = frozenset({SCOPE_CALL, SCOPE_READ})
+"""Those of the message path; a key with neither is for the control plane alone."""
+SCOPES = MESSAGE_SCOPES | {SCOPE_ADMIN, SCOPE_TENANT, SCOPE_KEYS, SCOPE_AUDIT, SCOPE_USAGE}
 DEFAULT_SCOPES = (SCOPE_CALL, SCOPE_READ)
-
-ALL_TOOLS = ("*",)
-"""The tool patterns of a key that was issued without any."""
 
 _DNS_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 _RESERVED = """
@@ -69,6 +79,7 @@ class Tenant:
     toolsets: tuple[ToolsetSwitch, ...]
     """In the order of first switching on, which names depend on: it stays when one is switched off and on."""
     version: int
+    quotas: Quotas = NO_QUOTAS
 
     @property
     def enabled_toolsets(self) -> tuple[str, ...]:
@@ -88,11 +99,21 @@ class Principal:
     """Glob patterns of tool names; a tool that matches none of them does not exist for this caller."""
     expires_at: float
     """Seconds since the epoch; infinite for public access."""
+    networks: tuple[Network, ...] = ()
+    """Where the key may be used from; everywhere where there are none."""
+    limits: KeyLimits | None = None
+    """What the key may use, beside what its tenant may."""
+    kid: str = ""
+    """The signing key that it hangs on."""
+
+    def allows(self, address: str) -> bool:
+        """Whether the key may be used from this address."""
+        return not self.networks or contains(self.networks, address)
 
 
 def public_principal(tenant: Tenant) -> Principal:
     """The caller without a key of a tenant whose access is public."""
-    return Principal(tenant.id, tenant.slug, "", SCOPES, ALL_TOOLS, float("inf"))
+    return Principal(tenant.id, tenant.slug, "", MESSAGE_SCOPES, ALL_TOOLS, float("inf"))
 
 
 def is_label(slug: str) -> bool:
@@ -121,7 +142,7 @@ def check_slug(slug: str) -> str:
 
 
 def check_scopes(scopes: Iterable[str]) -> tuple[str, ...]:
-    """Give the scopes back sorted and once each; none at all means all of them.
+    """Give the scopes back sorted and once each; none at all means all of the message path.
 
     Raises:
         UsageError: one of them does not exist.
@@ -129,5 +150,5 @@ def check_scopes(scopes: Iterable[str]) -> tuple[str, ...]:
     wanted = sorted(set(scopes)) or list(DEFAULT_SCOPES)
     for scope in wanted:
         if scope not in SCOPES:
-            raise UsageError(f"There is no scope {scope!r}; a key can have {' and '.join(sorted(SCOPES))}.")
+            raise UsageError(f"There is no scope {scope!r}; a key can have {', '.join(sorted(SCOPES))}.")
     return tuple(wanted)

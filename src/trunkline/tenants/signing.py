@@ -132,17 +132,14 @@ class Keyring:
         """The document at `/.well-known/jwks.json` (RFC 7517, section 5)."""
         return {"keys": [key.jwk() for key in self._keys.values()]}
 
-    async def refresh(self) -> bool:
-        """Load the keys anew; whether they changed.
+    async def refresh(self) -> frozenset[str]:
+        """Load the keys anew; those that are not what they were, or not known any more. New ones are not among them.
 
         Raises:
             Unavailable: neither Postgres nor Redis has them; what was known stays.
         """
-        keys = await self._load()
-        fresh = {key.kid: key for key in keys}
-        changed = fresh != self._keys
-        self._keys = fresh
-        return changed
+        before, self._keys = self._keys, {key.kid: key for key in await self._load()}
+        return frozenset(kid for kid, key in before.items() if self._keys.get(kid) != key)
 
     async def _load(self) -> list[VerificationKey]:
         if self._database is not None:

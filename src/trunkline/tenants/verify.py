@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import time
 from collections import OrderedDict
@@ -17,13 +18,15 @@ from trunkline.errors import Unauthorized, Unavailable
 from trunkline.settings import Settings
 from trunkline.streams.revocations import Revocations
 from trunkline.tenants import tokens
+from trunkline.tenants.addresses import networks_of
 from trunkline.tenants.keys import load_revocations
+from trunkline.tenants.limits import limits_of
 from trunkline.tenants.model import Principal
 from trunkline.tenants.signing import Keyring, VerificationKey
 
 LEEWAY = 30.0
 """Seconds that the clock of the process that issued a key may be ahead of ours."""
-MOST_KNOWN = 10_000
+MOST_KNOWN = 20_000
 """Tokens remembered as verified."""
 REFRESH_INTERVAL = 30.0
 """Seconds between two calls of `Verifier.refresh`; within them even a lost announcement is made good."""
@@ -54,7 +57,7 @@ class UnknownSigningKey(Unauthorized):
 class Verifier:
     """Verifies keys by their signature alone; no store is asked about a key whose signing key is known.
 
-    A token that was verified once is remembered until it expires or the signing keys change; its expiry and its
+    A token that was verified once is remembered until it expires or its signing key changes; its expiry and its
     revocation are looked at in every call all the same.
     """
 
@@ -132,6 +135,19 @@ class Verifier:
         at = self._revoked.get(key_id)
         return at is not None and at <= self.now()
 
+    def good_until(self, key_id: str, kid: str) -> float:
+        """The epoch seconds from which the key is refused, its own expiry aside, or what its signing key signed.
+
+        Args:
+            key_id: The key's id.
+            kid: The signing key's id, of which nothing is accepted where it is unknown; empty for public access.
+        """
+        revoked = self._revoked.get(key_id, math.inf)
+        if not kid:
+            return revoked
+        signing = self._keyring.get(kid)
+        return 0.0 if signing is None else min(revoked, signing.retired_at)
+
     async def refresh(self) -> None:
         """Load signing keys and revocations from Postgres and Redis, whichever answer.
 
@@ -146,8 +162,10 @@ class Verifier:
             await self._refresh_revocations()
 
     async def _refresh_keyring(self) -> None:
-        if await self._keyring.refresh():
-            self._known.clear()
+        changed = await self._keyring.refresh()
+        if changed:  # the others stay: to verify all of them again would cost 0.1 ms each, in one moment
+            for token in [token for token, known in self._known.items() if known.kid in changed]:
+                del self._known[token]
 
     async def _refresh_revocations(self) -> None:
         self._announced = {}
@@ -257,6 +275,10 @@ def _principal(claims: dict[str, Any], slug: str, key: VerificationKey) -> Princ
     )
     if not well_formed:
         raise Unauthorized(_INVALID)
+    try:
+        networks, limits = networks_of(claims.get("net")), limits_of(claims.get("lim"))
+    except ValueError:
+        raise Unauthorized(_INVALID) from None
     return Principal(
         tenant_id=str(tenant_id),
         slug=slug,
@@ -264,6 +286,9 @@ def _principal(claims: dict[str, Any], slug: str, key: VerificationKey) -> Princ
         scopes=frozenset(str(scope).split()),
         tools=tuple(tools or ()),
         expires_at=min(float(expires_at), key.retired_at),
+        networks=networks,
+        limits=limits,
+        kid=key.kid,
     )
 
 

@@ -17,7 +17,7 @@ from trunkline.errors import Unavailable
 from trunkline.metrics import Metrics
 from trunkline.settings import Settings
 from trunkline.streams.control import ListsChanged
-from trunkline.tenants.model import Tenant, ToolsetSwitch, public_principal
+from trunkline.tenants.model import ALL_TOOLS, DEFAULT_SCOPES, Principal, Tenant, ToolsetSwitch, public_principal
 
 TOOLSETS = (ToolsetSwitch("Parlour", enabled=True),)
 
@@ -45,12 +45,20 @@ class Changes:
 
 
 class Verifier:
-    def is_revoked(self, _: str) -> bool:
-        return False
+    def __init__(self) -> None:
+        self.until: dict[tuple[str, str], float] = {}
+
+    def now(self) -> float:
+        return 1000.0
+
+    def good_until(self, key_id: str, kid: str) -> float:
+        return self.until.get((key_id, kid), float("inf"))
 
 
-def heard(connections: Connections, directory: Directory, changes: Changes | None = None) -> Heard:
-    parts: Any = (None, changes, directory, Verifier(), None)
+def heard(
+    connections: Connections, directory: Directory, changes: Changes | None = None, verifier: Verifier | None = None
+) -> Heard:
+    parts: Any = (None, changes, directory, verifier or Verifier(), None)
     return Heard(connections, *parts)
 
 
@@ -99,3 +107,23 @@ async def test_a_tenant_that_cannot_be_asked_for_keeps_no_other_from_being_told(
         made.event(ListsChanged("", ["tools"], "Parlour", "x"))
         await rest(made)
         assert sorted(changes.told) == [tenant.id for tenant in known]
+
+
+async def test_streams_end_whose_key_was_revoked_or_whose_signing_key_is_gone_and_the_rest_end_in_time() -> None:
+    connections, verifier = Connections(), Verifier()
+    streams = []
+    for number, kid in enumerate(("k1", "k1", "k2", "k3")):
+        principal = Principal(
+            TENANT.id, "acme", f"key_{number}", frozenset(DEFAULT_SCOPES), ALL_TOOLS, 9000.0, kid=kid
+        )
+        name = f"{SESSION[:-1]}{number}"
+        identity = Identity.of(TENANT, principal)
+        settings = Settings(environment="dev")
+        streams.append(Stream(identity, name, 0, cast("Protocol", Client()), settings, Metrics("api")))
+        connections.add(streams[-1])
+    verifier.until = {("key_0", "k1"): 999.0, ("key_2", "k2"): 0.0, ("key_3", "k3"): 1500.0}
+    made = heard(connections, Directory(TENANT), verifier=verifier)
+    made.look_again()
+    await rest(made)
+    assert [stream.ended for stream in streams] == ["key revoked", "", "key revoked", ""]
+    assert [stream.expires_at for stream in streams] == [9000.0, 9000.0, 9000.0, 1500.0]

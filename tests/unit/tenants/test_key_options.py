@@ -3,10 +3,14 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from trunkline.errors import UsageError
-from trunkline.tenants.keys import check_lifetime, check_tools, parse_duration
+from trunkline.tenants.keys import check_lifetime, parse_duration
+from trunkline.tenants.patterns import check_tools, patterns_cover
 from trunkline.tenants.tenants import parse_changes
+from trunkline.toolsets.access import allowed
 
 
 @pytest.mark.parametrize(
@@ -45,6 +49,37 @@ def test_tool_patterns_are_few_and_could_be_names() -> None:
             check_tools([pattern])
     with pytest.raises(UsageError, match="at most 32"):
         check_tools(f"tool{number}" for number in range(33))
+
+
+@pytest.mark.parametrize(
+    ("outer", "inner", "covered"),
+    [
+        (["*"], ["files_*", "add"], True),
+        (["files_*", "add"], ["add"], True),
+        (["files_*"], ["files_read", "files_*"], True),
+        (["files_*"], ["files_read_?"], True),
+        (["file?"], ["files"], True),
+        (["files_*"], ["*"], False),
+        (["files_*"], ["file*"], False),
+        (["files_*"], ["add"], False),
+        (["files_read"], ["files_*"], False),
+        (["a[bc]*"], ["ab*"], False),
+        (["*s"], ["files_*s"], False),
+    ],
+)
+def test_patterns_cover_others_where_that_is_plain_to_see(outer: list[str], inner: list[str], covered: bool) -> None:
+    assert patterns_cover(outer, inner) is covered
+
+
+_PATTERNS = st.lists(st.text("ab*?", min_size=1, max_size=4), min_size=1, max_size=3)
+
+
+@given(_PATTERNS, _PATTERNS, st.text("ab", min_size=1, max_size=5))
+def test_what_covered_patterns_allow_is_allowed_by_those_that_cover(
+    outer: list[str], inner: list[str], tool: str
+) -> None:
+    if patterns_cover(outer, inner) and allowed(inner, tool):
+        assert allowed(outer, tool)
 
 
 def test_settings_of_a_tenant_are_read_by_their_kind() -> None:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from trunkline.errors import UsageError
 from trunkline.tenants.model import (
     ALL_TOOLS,
+    MESSAGE_SCOPES,
     RESERVED_SLUGS,
     SCOPES,
     Limits,
@@ -43,8 +44,9 @@ def test_names_of_the_platform_itself_are_reserved(slug: str) -> None:
         check_slug(slug)
 
 
-def test_no_scopes_are_all_scopes_and_unknown_ones_are_refused() -> None:
-    assert set(check_scopes([])) == SCOPES
+def test_no_scopes_are_those_of_the_message_path_and_unknown_ones_are_refused() -> None:
+    assert set(check_scopes([])) == MESSAGE_SCOPES
+    assert set(check_scopes(SCOPES)) == SCOPES
     assert check_scopes(["mcp:read", "mcp:read"]) == ("mcp:read",)
     with pytest.raises(UsageError, match="There is no scope 'admin'"):
         check_scopes(["mcp:read", "admin"])
@@ -55,7 +57,7 @@ def test_anyone_at_a_public_tenant_has_no_key_and_no_expiry() -> None:
     tenant = Tenant("t" * 32, "acme", "Acme", "public", "active", Limits(1, 1, 1, 1), switches, 7)
     principal = public_principal(tenant)
     assert (principal.tenant_id, principal.slug, principal.key_id) == ("t" * 32, "acme", "")
-    assert principal.scopes == SCOPES
+    assert principal.scopes == MESSAGE_SCOPES
     assert principal.tools == ALL_TOOLS
     assert principal.expires_at == float("inf")
     assert tenant.enabled_toolsets == ("b", "c")

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from trunkline.errors import Unauthorized, Unavailable
 from trunkline.settings import Settings
 from trunkline.tenants import tokens, verify
+from trunkline.tenants.limits import KeyLimits
 from trunkline.tenants.signing import SigningKey, VerificationKey
 from trunkline.tenants.verify import UnknownSigningKey, Verifier
 
@@ -39,13 +40,13 @@ class Keyring:
     def get(self, kid: str) -> VerificationKey | None:
         return self.keys.get(kid)
 
-    async def refresh(self) -> bool:
+    async def refresh(self) -> frozenset[str]:
         self.looks += 1
         if self.away:
             raise Unavailable
         before = dict(self.keys)
         self.keys |= {key.kid: key for key in self.found}
-        return self.keys != before
+        return frozenset(kid for kid, key in before.items() if self.keys[kid] != key)
 
 
 class Revocations:
@@ -187,6 +188,17 @@ def test_every_claim_is_required(name: str) -> None:
         {"tools": "*"},
         {"tools": [1]},
         {"exp": "soon"},
+        {"net": []},
+        {"net": "192.0.2.0/24"},
+        {"net": ["everywhere"]},
+        {"net": [1]},
+        {"lim": []},
+        {"lim": {"rate": "fast"}},
+        {"lim": {"rate": True}},
+        {"lim": {"rate": 0}},
+        {"lim": {"calls": 1.5}},
+        {"lim": {"burst": 5}},
+        {"lim": {"colour": 5}},
     ],
 )
 def test_a_claim_of_the_wrong_kind_is_refused(changes: dict[str, Any]) -> None:
@@ -380,6 +392,59 @@ async def test_a_retired_signing_key_takes_its_remembered_keys_with_it() -> None
     with pytest.raises(Unauthorized, match="has expired"):
         known.verify(token, "acme")
     assert principal.expires_at > time.time()
+
+
+def test_a_key_says_where_it_may_be_used_from_and_what_it_may_use() -> None:
+    limits = {"rate": 2.5, "burst": 5, "in_flight": 3, "calls": 100, "calls_soft": 90, "compute": 60}
+    principal = verifier().verify(key(net=["192.0.2.0/24", "2001:db8::/32"], lim=limits), "acme")
+    assert [str(each) for each in principal.networks] == ["192.0.2.0/24", "2001:db8::/32"]
+    assert principal.limits == KeyLimits(2.5, 5, 3, 100, 90, 60, None)
+    assert principal.kid == "k1"
+    assert principal.allows("192.0.2.77")
+    assert principal.allows("::ffff:192.0.2.77")
+    assert principal.allows("2001:db8::1")
+    assert not principal.allows("192.0.3.1")
+    assert not principal.allows("somewhere")
+
+
+def test_a_key_from_before_there_were_limits_has_none_and_works_everywhere() -> None:
+    principal = verifier().verify(key(), "acme")
+    assert (principal.networks, principal.limits) == ((), None)
+    assert principal.allows("203.0.113.9")
+    assert principal.allows("")
+
+
+async def test_new_and_retired_signing_keys_leave_the_keys_of_the_others_remembered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    second = SigningKey("k2", Ed25519PrivateKey.generate())
+    public = second.private.public_key().public_bytes_raw()
+    keyring = Keyring(
+        VerificationKey("k1", "EdDSA", PUBLIC, time.time() + 60),
+        VerificationKey("k3", "EdDSA", FOREIGN.private.public_key().public_bytes_raw(), float("inf")),
+    )
+    keyring.keys["k2"] = VerificationKey("k2", "EdDSA", public, float("inf"))
+    known = verifier(keyring)
+    first, other = key(), key(second, jti="key_2")
+    known.verify(first, "acme")
+    kept = known.verify(other, "acme")
+    await known.refresh()
+    assert set(known._known) == {other}
+    assert known.verify(first, "acme").expires_at < time.time() + 61, "it was verified again"
+    monkeypatch.setattr(jwt, "decode", None)
+    assert known.verify(other, "acme") is kept
+
+
+def test_what_was_opened_is_good_until_its_key_is_revoked_or_its_signing_key_retired() -> None:
+    keyring = Keyring()
+    known = verifier(keyring)
+    assert known.good_until("key_1", "k1") == float("inf")
+    assert known.good_until("public", "") == float("inf")
+    assert known.good_until("key_1", "unknown") == 0
+    known.revoke("key_1", 500.0)
+    assert known.good_until("key_1", "k1") == 500
+    keyring.keys["k1"] = VerificationKey("k1", "EdDSA", PUBLIC, 400.0)
+    assert known.good_until("key_1", "k1") == 400
 
 
 def test_a_key_too_long_for_a_header_is_not_made() -> None:
