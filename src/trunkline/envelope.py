@@ -50,7 +50,7 @@ class Caller:
         return cls(**{**fields, "scopes": tuple(fields["scopes"]), "tools": tuple(fields["tools"])})
 
 
-decode_caller = lru_cache(4096)(Caller.decode)
+decode_caller = lru_cache(20_000)(Caller.decode)
 """`Caller.decode`, remembered: a key's calls all bring the same bytes."""
 
 

@@ -100,7 +100,7 @@ async def test_who_may_not_be_here_any_more_when_the_body_has_come_is_refused(
 async def test_a_key_that_expires_is_refused_and_its_stream_ends(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trunkline.tenants.keys.SHORTEST_LIFETIME", timedelta(0))
+    monkeypatch.setattr("trunkline.tenants.key_options.SHORTEST_LIFETIME", timedelta(0))
     api = await platform.api()
     token, _ = await platform.keys.issue("demo", expires=timedelta(seconds=3))
     async with connect(api, key=token) as stream:

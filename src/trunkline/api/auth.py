@@ -13,15 +13,17 @@ import orjson
 from trunkline.api.heads import Head
 from trunkline.api.http import Request
 from trunkline.envelope import Caller
-from trunkline.errors import Forbidden, TenantNotFound, TooManyRequests, Unauthorized
+from trunkline.errors import AddressNotAllowed, Forbidden, TenantNotFound, TooManyRequests, Unauthorized
 from trunkline.settings import Settings
 from trunkline.streams.calls import Bounds
 from trunkline.streams.sessions import Owner, SessionTransport
+from trunkline.tenants.addresses import networks_of
 from trunkline.tenants.directory import TenantDirectory
-from trunkline.tenants.model import Principal, Tenant, public_principal
+from trunkline.tenants.limits import limits_of
+from trunkline.tenants.model import MESSAGE_SCOPES, Principal, Tenant, public_principal
 from trunkline.tenants.verify import UnknownSigningKey, Verifier
 
-_MOST_REMEMBERED = 10_000
+_MOST_REMEMBERED = 20_000
 PUBLIC = "public"
 """What owns the sessions of callers without a key; no key id looks like it."""
 
@@ -60,14 +62,22 @@ class Authenticator:
     Raises, from `identify`:
         TenantNotFound: no tenant has that name.
         Unauthorized: no key, or one that is not valid here.
-        Forbidden: the tenant is suspended.
+        Forbidden: the tenant is suspended, or the key is for the control plane alone.
+        AddressNotAllowed: the key may not be used from there.
         TooManyRequests: this address calls public tenants faster than it may.
         Unavailable: what must be known of the tenant is nowhere to be had.
     """
 
-    def __init__(self, directory: TenantDirectory, verifier: Verifier, settings: Settings) -> None:
+    def __init__(
+        self,
+        directory: TenantDirectory,
+        verifier: Verifier,
+        settings: Settings,
+        note_use: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self._directory = directory
         self._verifier = verifier
+        self._note_use = note_use
         self._trusted = settings.trusted_proxies
         self._public = settings.public_rate, settings.public_burst
         self._throttle = Throttle("This address sends faster than a public tenant allows.")
@@ -98,6 +108,9 @@ class Authenticator:
                 await self._verifier.authenticate(token, slug)
                 tenant = await self.find_tenant(slug)  # that took its time
                 principal = self._verifier.verify(token, slug)
+            if principal.networks:
+                self._check_address(principal, request)
+            self._note_use(principal.key_id)
             return self._identity(tenant, token, principal, transport)
         if scheme or tenant.access != "public":
             raise Unauthorized
@@ -113,24 +126,34 @@ class Authenticator:
                 "scopes": sorted(principal.scopes),
                 "tools": principal.tools,
                 "expires_at": None if math.isinf(principal.expires_at) else principal.expires_at,
+                "net": [str(network) for network in principal.networks] or None,
+                "lim": None if principal.limits is None else principal.limits.claims(),
+                "kid": principal.kid,
             }
         )
 
-    def redeem(self, tenant: Tenant, stands_for: bytes | None) -> Identity:
+    def redeem(self, tenant: Tenant, stands_for: bytes | None, request: Request) -> Identity:
         """The caller that a ticket stands for.
 
         Raises:
             Unauthorized: there is no such ticket (any more), or its key was revoked or has expired since.
+            AddressNotAllowed: its key may not be used from where the request comes.
         """
         if stands_for is None:
             raise Unauthorized("This ticket is unknown, used or expired; get a new one.")
         fields = orjson.loads(stands_for)
         expires = math.inf if fields["expires_at"] is None else fields["expires_at"]
         principal = Principal(
-            tenant.id, tenant.slug, fields["key_id"], frozenset(fields["scopes"]), tuple(fields["tools"]), expires
-        )
+            tenant.id, tenant.slug, fields["key_id"], frozenset(fields["scopes"]), tuple(fields["tools"]), expires,
+            networks_of(fields.get("net")), limits_of(fields.get("lim")), fields.get("kid", ""),
+        )  # fmt: skip
         self.check_valid(principal)
+        self._check_address(principal, request)
         return Identity.of(tenant, principal)
+
+    def _check_address(self, principal: Principal, request: Request) -> None:
+        if not principal.allows(request.address(self._trusted)):
+            raise AddressNotAllowed
 
     def check_valid(self, principal: Principal) -> None:
         """Refuse a principal whose key has expired or was revoked since it was verified.
@@ -160,13 +183,19 @@ class Authenticator:
 
     def _identity(self, tenant: Tenant, token: str, principal: Principal, transport: SessionTransport) -> Identity:
         # Both are the same objects from call to call, until something changes.
-        known = self._identities.get((tenant.slug, token, transport))
+        place = (tenant.slug, token, transport)
+        known = self._identities.get(place)
         if known is not None and known.tenant is tenant and (known.principal is principal or not token):
+            self._identities.move_to_end(place)
             return known
         if principal.tenant_id != tenant.id:
             raise Unauthorized  # the key of a tenant of the same name, deleted since
+        if principal.scopes.isdisjoint(MESSAGE_SCOPES):
+            raise Forbidden(
+                f"This API key is for the control plane; it has none of {', '.join(sorted(MESSAGE_SCOPES))}."
+            )
         identity = Identity.of(tenant, principal, transport)
-        self._identities[(tenant.slug, token, transport)] = identity
+        self._identities[place] = identity
         if len(self._identities) > _MOST_REMEMBERED:
             self._identities.popitem(last=False)
         return identity

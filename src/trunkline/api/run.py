@@ -44,8 +44,10 @@ from trunkline.streams.revocations import Revocations
 from trunkline.streams.sessions import Sessions
 from trunkline.streams.snapshots import Snapshots
 from trunkline.tenants.directory import TenantDirectory
+from trunkline.tenants.last_use import LastUse
 from trunkline.tenants.passwords import Passwords
 from trunkline.tenants.signing import Keyring
+from trunkline.tenants.unsettled import Unsettled
 from trunkline.tenants.verify import Verifier
 
 _START_PATIENCE = 15.0
@@ -165,7 +167,9 @@ class ApiProcess:
         self._verifier = Verifier(settings, self._keyring, Revocations(redis), database, redis.clock.now)
         self._custodian = Custodian(redis, self._metrics, every=_LOOK_EVERY, grace_ms=_SWEEP_GRACE_MS)
         sessions = Sessions(redis, self._pod)
-        authenticator = Authenticator(self._directory, self._verifier, settings)
+        self._last_use = LastUse(database, redis.clock.now)
+        authenticator = Authenticator(self._directory, self._verifier, settings, self._last_use.note)
+        self._unsettled = Unsettled(settings, database, redis)
         calls = Calls(redis)
         acceptor = Acceptor(redis, self._pod, sessions, calls, self._metrics)
         streaming = Streaming(settings, authenticator, sessions, self._connections, self._metrics)
@@ -233,6 +237,7 @@ class ApiProcess:
             asyncio.create_task(self._keep_fresh(), name="refresh"),
             asyncio.create_task(self._custodian.run(), name="custodian"),
             asyncio.create_task(self._drop_slow_clients(), name="slow clients"),
+            asyncio.create_task(self._last_use.run(), name="last use"),
         ]
         # What start-up made is never garbage, and a batch of calls makes more than the usual 700 objects: 4 % of CPU.
         gc.freeze()
@@ -326,3 +331,5 @@ class ApiProcess:
         with contextlib.suppress(Unavailable):  # what was known stays
             await self._verifier.refresh()
         self._heard.look_again()
+        with contextlib.suppress(Unavailable):
+            await self._unsettled.settle()

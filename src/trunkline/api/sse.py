@@ -81,7 +81,7 @@ class SseTransport:
         if not ticket or request.header(b"authorization"):
             return await self._authenticator.identify(request)
         tenant = await self._authenticator.find_tenant(request.tenant)
-        return self._authenticator.redeem(tenant, await self._sessions.take_ticket(tenant.id, ticket))
+        return self._authenticator.redeem(tenant, await self._sessions.take_ticket(tenant.id, ticket), request)
 
     async def _open(self, request: Request, identity: Identity) -> Stream:
         session = new_session_id()

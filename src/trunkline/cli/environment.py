@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from trunkline.tenants.keys import Keys
     from trunkline.tenants.members import Members
     from trunkline.tenants.operators import Operators
+    from trunkline.tenants.rotation import SigningKeys
     from trunkline.tenants.tenants import Tenants
 
 Result = TypeVar("Result")
@@ -63,6 +64,13 @@ class Deployment:
 
         recorder = Recorder(self.settings.secret_key)
         return Members(self.settings, self.database, RedisThrottle(self.redis), Passwords(), recorder)
+
+    def signing(self) -> SigningKeys:
+        """The keys that sign API keys."""
+        from trunkline.audit.record import Recorder
+        from trunkline.tenants.rotation import SigningKeys
+
+        return SigningKeys(self.settings, self.database, self.redis, Recorder(self.settings.secret_key))
 
 
 def ask(question: Callable[[Deployment], Awaitable[Result]]) -> Result:

@@ -26,24 +26,47 @@ def issue(
     slug: Slug,
     name: Annotated[str, typer.Option(help="A name for people.")] = "",
     scope: Annotated[
-        list[str] | None, typer.Option(metavar="S", help="mcp:call or mcp:read; may be repeated; both by default.")
+        list[str] | None,
+        typer.Option(
+            metavar="S",
+            help="mcp:call, mcp:read, tenant:admin, audit:read, ...; may be repeated; the first two by default.",
+        ),
     ] = None,
     tool: Annotated[
         list[str] | None,
         typer.Option(metavar="PATTERN", help="Tools it may call, * and ? allowed; may be repeated; all by default."),
     ] = None,
     expires: Annotated[str, typer.Option(metavar="90d", help="Lifetime: a number and s, m, h, d or w.")] = "90d",
+    address: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CIDR", help="Where it may be used from; may be repeated; everywhere by default."),
+    ] = None,
+    rate: Annotated[float | None, typer.Option(help="Messages a second, beside the tenant's limit.")] = None,
+    burst: Annotated[int | None, typer.Option(help="Messages at once; with --rate.")] = None,
+    in_flight: Annotated[int | None, typer.Option(help="Tool calls that are not answered.")] = None,
+    monthly_calls: Annotated[int | None, typer.Option(help="Tool calls in a month (UTC).")] = None,
+    monthly_compute: Annotated[int | None, typer.Option(help="Seconds that tools run in a month.")] = None,
     quiet: Quiet = False,
 ) -> None:
     """Issue a key for a tenant.
 
     It is shown this once and stored nowhere.
     """
-    from trunkline.tenants.keys import parse_duration
+    from trunkline.tenants.key_options import parse_duration
+    from trunkline.tenants.limits import KeyLimits
 
     lifetime = parse_duration(expires)
+    limits = KeyLimits(rate, burst, in_flight, calls=monthly_calls, compute=monthly_compute)
     token, record = change(
-        lambda there: there.keys.issue(slug, name=name, scopes=scope or (), tools=tool or (), expires=lifetime)
+        lambda there: there.keys.issue(
+            slug,
+            name=name,
+            scopes=scope or (),
+            tools=tool or (),
+            addresses=address or (),
+            limits=limits,
+            expires=lifetime,
+        )
     )
     _show_new(token, record, quiet=quiet)
 
@@ -58,7 +81,7 @@ def list_keys(slug: Slug, as_json: AsJson = False) -> None:
     now = datetime.now(UTC)
     print_rows(
         [_row(record, now) for record in records],
-        ["id", "name", "state", "scopes", "tools", "created_at", "expires_at"],
+        ["id", "name", "state", "scopes", "tools", "created_at", "expires_at", "last_used_at"],
         as_json=as_json,
     )
 
@@ -75,7 +98,7 @@ def rotate(
 
     The old one stops working after the overlap.
     """
-    from trunkline.tenants.keys import parse_duration
+    from trunkline.tenants.key_options import parse_duration
 
     period = parse_duration(overlap)
     token, record = change(lambda there: there.keys.rotate(key_id, overlap=period))
@@ -83,12 +106,21 @@ def rotate(
 
 
 @app.command()
-def revoke(key_id: KeyId) -> None:
+def revoke(
+    key_id: KeyId,
+    emergency: Annotated[
+        bool, typer.Option("--emergency", help="Tell the pods first; it is written down when Postgres is there.")
+    ] = False,
+) -> None:
     """Make a key stop working everywhere within a second.
 
     Streams opened with it end too.
     """
-    change(lambda there: there.keys.revoke(key_id))
+    if emergency and change(lambda there: there.keys.revoke_first(key_id)) is None:
+        typer.echo(f"Key {key_id} is refused everywhere; it is written down when Postgres is back.")
+        return
+    if not emergency:
+        change(lambda there: there.keys.revoke(key_id))
     typer.echo(f"Revoked key {key_id}.")
 
 
@@ -99,7 +131,8 @@ def _show_new(token: str, record: KeyRecord, *, quiet: bool) -> None:
 
 
 def _row(record: KeyRecord, now: datetime) -> dict[str, Any]:
-    return {**asdict(record), "state": state(record, now)}
+    limits = None if record.limits is None else record.limits.claims()
+    return {**asdict(record), "limits": limits, "state": state(record, now)}
 
 
 def state(record: KeyRecord, now: datetime) -> str:

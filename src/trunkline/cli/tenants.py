@@ -63,12 +63,21 @@ def set_values(
 
 
 @app.command()
-def suspend(slug: Slug) -> None:
+def suspend(
+    slug: Slug,
+    emergency: Annotated[
+        bool, typer.Option("--emergency", help="Tell the pods first; it is written down when Postgres is there.")
+    ] = False,
+) -> None:
     """Refuse a tenant's clients until it is resumed.
 
     Nothing of it is lost.
     """
-    change(lambda there: there.tenants.suspend(slug))
+    if emergency and change(lambda there: there.tenants.suspend_first(slug)) is None:
+        typer.echo(f"Tenant {slug} is refused everywhere; it is written down when Postgres is back.")
+        return
+    if not emergency:
+        change(lambda there: there.tenants.suspend(slug))
     typer.echo(f"Suspended tenant {slug}.")
 
 
@@ -112,5 +121,6 @@ def _row(tenant: Tenant) -> dict[str, Any]:
         "access": tenant.access,
         "status": tenant.status,
         **asdict(tenant.limits),
+        **{f"monthly_{name}": value for name, value in tenant.quotas._asdict().items()},
         "toolsets": list(tenant.enabled_toolsets),
     }

@@ -32,6 +32,7 @@ names themselves, from what the lane's keys begin with (docs/decisions/0009-batc
 | `snapshot:<kind>:<name>` | hash | the newest known state of a record in Postgres, for pods that find Postgres away | 7 days |
 | `revoked` | hash | id of each revoked, not yet expired key: from when it is refused | fields leave with the key's own expiry |
 | `throttle:<kind>:<hash>` | string | when the next try of somebody (an address, an account) is due (GCRA), epoch us | twice the burst's time |
+| `emergency` | hash | `revoke:<key>` and `suspend:<slug>` that are in force and not in Postgres yet: when, and by whom | fields leave when written |
 | `suspects` | hash | by worker, the call that begins there after it was lost with two others | a day after the last |
 | `looked` | string | nothing: that it can be written shows that workers can give signs of life | a minute |
 | `workers` | sorted set | `<worker> <slots>`, by the epoch ms until which the last sign of life holds | members leave a minute later |
@@ -79,10 +80,11 @@ class Keys:
         self.control = f"{self.prefix}control"
         self.tail = f"{self.prefix}tail"
         self.revoked = f"{self.prefix}revoked"
+        self.emergency = f"{self.prefix}emergency"
         self.workers = f"{self.prefix}workers"
         self.suspects = f"{self.prefix}suspects"
         self.looked = f"{self.prefix}looked"
-        self.tenant = lru_cache(4096)(self._tenant)
+        self.tenant = lru_cache(20_000)(self._tenant)
         """The keys of a tenant, by its id; computed once for the busy ones."""
 
     def lane_of(self, tenant: str) -> int:

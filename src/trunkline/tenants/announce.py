@@ -46,6 +46,11 @@ class Announcer:
         """Ask Redis for a sign of life, for a change that should rather not begin without."""
         await self._redis.command("PING")
 
+    async def tenant_copy(self, slug: str) -> bytes | None:
+        """The tenant's snapshot, if there is one, and the tenant was not deleted."""
+        found = await self._snapshots.get(TENANT, slug)
+        return None if found == TOMBSTONE else found
+
     async def tenant_changed(self, slug: str, tenant_id: str, version: int, snapshot: bytes) -> None:
         """Replace the tenant's snapshot, then make every pod look."""
         with _stored(f"The change of tenant {slug}", "within 5 minutes after Redis is back"):

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -29,8 +30,8 @@ CONFIRM_PATIENCE = 1.0
 """Seconds that such a look waits for Postgres before it takes what Redis has."""
 UNKNOWN = 5.0
 """Seconds for which a name is known to be nobody's."""
-MOST_TENANTS = 10_000
-MOST_UNKNOWN = 10_000
+MOST_TENANTS = 20_000
+MOST_UNKNOWN = 20_000
 RETRY = 2.0
 """Seconds between two looks for a tenant while the stores are away."""
 MOST_WAITING = 256
@@ -189,9 +190,10 @@ class TenantDirectory:
         """Ask both stores in turn until one knows. A missing snapshot alone does not mean a missing tenant."""
         if confirm and self._database is not None:
             try:
-                return await self._from_postgres(slug, self._database, CONFIRM_PATIENCE)
+                stored = await self._from_postgres(slug, self._database, CONFIRM_PATIENCE)
             except Unavailable:
                 return await self._from_redis(slug) or self._nowhere()
+            return await self._newer(slug, stored)
         try:
             found = await self._from_redis(slug)
         except Unavailable:
@@ -203,6 +205,14 @@ class TenantDirectory:
         if self._database is None:
             return self._nowhere()
         return await self._from_postgres(slug, self._database, LOOK_TIMEOUT)
+
+    async def _newer(self, slug: str, stored: _Found) -> _Found:
+        """What Redis has where that is newer than Postgres: it was suspended while Postgres was away."""
+        with suppress(Unavailable):
+            copy = await self._from_redis(slug)
+            if copy is not None and copy.tenant and stored.tenant and copy.tenant.version > stored.tenant.version:
+                return copy
+        return stored
 
     def _nowhere(self) -> _Found:
         raise Unavailable("Nothing is known of this tenant while Postgres is away; try again later.", retry_after=2)

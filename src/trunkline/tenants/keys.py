@@ -6,22 +6,24 @@ import re
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from typing import Literal
 
-from sqlalchemy import select
+from sqlalchemy import select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils import uuid7
 
 from trunkline.audit.by import CLI, By
 from trunkline.audit.record import Recorder
-from trunkline.db import Database, act_for, task_scope, utcnow
+from trunkline.db import Database, Scope, act_for, task_scope, tenant_scope, utcnow
 from trunkline.errors import Conflict, KeyNotFound, Unavailable, UsageError
 from trunkline.settings import Settings
 from trunkline.streams.client import Redis
+from trunkline.streams.emergencies import Emergencies, Emergency
 from trunkline.tenants import tokens
 from trunkline.tenants.announce import Announcer, RevokedKey
-from trunkline.tenants.model import check_scopes
-from trunkline.tenants.patterns import check_tools
+from trunkline.tenants.key_options import DEFAULT_LIFETIME, KeyChanges, Wanted, check_lifetime, claims_of, wanted_of
+from trunkline.tenants.limits import KeyLimits
 from trunkline.tenants.signing import (
     SigningKey,
     encode_keys,
@@ -32,14 +34,13 @@ from trunkline.tenants.signing import (
 from trunkline.tenants.tables import KeyRow, TenantRow
 from trunkline.tenants.tenants import DIRECTORY, check_name, read
 
-DEFAULT_LIFETIME = timedelta(days=90)
-SHORTEST_LIFETIME = timedelta(minutes=1)
-LONGEST_LIFETIME = timedelta(days=366)
 DEFAULT_OVERLAP = timedelta(hours=24)
 """How long a rotated key goes on working beside the new one, unless said otherwise."""
+LONGEST_OVERLAP = timedelta(days=366)
 
-_DURATION = re.compile(r"(\d{1,6})([smhdw])", re.ASCII)
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_KEY_ID = re.compile(r"key_[0-9a-f]{32}", re.ASCII)
+
+State = Literal["active", "ending", "revoked", "expired"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,23 +57,32 @@ class KeyRecord:
     revoked_at: datetime | None
     """From when on it is refused; in the future while a rotation overlaps."""
     last_used_at: datetime | None
+    """To about half a minute."""
     replaced_by: str | None
+    addresses: tuple[str, ...] = ()
+    limits: KeyLimits | None = None
+    created_by: str = ""
+    """Kind and id of who issued it, as `user:<id>`; empty where that was not noted."""
 
+    def state(self, now: datetime) -> State:
+        """What a person wants to know of it first; `ending` while a rotation overlaps."""
+        if self.revoked_at is not None and self.revoked_at <= now:
+            return "revoked"
+        if self.expires_at <= now:
+            return "expired"
+        return "active" if self.revoked_at is None else "ending"
 
-def parse_duration(value: str) -> timedelta:
-    """Read `90d`, `24h`, `30m`, `45s` or `2w`.
-
-    Raises:
-        UsageError: it is not of that form.
-    """
-    found = _DURATION.fullmatch(value)
-    if found is None:
-        raise UsageError(f"{value!r} is not a duration; write a number and s, m, h, d or w, such as 90d.")
-    return timedelta(**{_UNITS[found[2]]: int(found[1])})
+    @property
+    def wanted(self) -> Wanted:
+        """A key like this one."""
+        lifetime = self.expires_at - self.created_at
+        return Wanted(self.name, self.scopes, self.tools, lifetime, self.addresses, self.limits)
 
 
 class Keys:
-    """What an operator does with keys. Each method is one transaction, and then tells every pod what it must know.
+    """What is done with keys. Each method is one transaction, and then tells every pod what it must know.
+
+    Where a method takes a tenant's id, the keys of others do not exist; without one it is an operator's.
 
     Raises, from every method:
         TenantNotFound, KeyNotFound: there is no such tenant, no such key.
@@ -83,8 +93,11 @@ class Keys:
     def __init__(self, settings: Settings, database: Database, redis: Redis) -> None:
         self._settings = settings
         self._database = database
+        self._redis = redis
         self._announcer = Announcer(redis)
+        self._emergencies = Emergencies(redis)
         self._recorder = Recorder(settings.secret_key)
+        self._longest = timedelta(days=settings.longest_key)
 
     async def issue(
         self,
@@ -93,26 +106,42 @@ class Keys:
         name: str = "",
         scopes: Iterable[str] = (),
         tools: Iterable[str] = (),
+        addresses: Iterable[str] = (),
+        limits: KeyLimits | None = None,
         expires: timedelta = DEFAULT_LIFETIME,
         by: By = CLI,
     ) -> tuple[str, KeyRecord]:
-        """A new key, shown this once, and its record; no scopes means all, no tool patterns means every tool.
+        """A new key, shown this once, and its record.
+
+        No scopes means those of the message path, no tool patterns every tool, no addresses everywhere.
 
         Raises:
-            UsageError: a scope, a pattern, the name or the lifetime cannot be.
+            UsageError: a scope, a pattern, a range, a limit, the name or the lifetime cannot be.
         """
-        wanted = Wanted(check_name(name or "key"), check_scopes(scopes), check_tools(tools), check_lifetime(expires))
+        wanted = Wanted.of(
+            name=name,
+            scopes=scopes,
+            tools=tools,
+            addresses=addresses,
+            limits=limits,
+            lifetime=expires,
+            longest=self._longest,
+        )
+        return await self.issue_wanted(slug, wanted, by)
+
+    async def issue_wanted(self, slug: str, wanted: Wanted, by: By) -> tuple[str, KeyRecord]:
+        """The same, of what was checked already."""
         async with self._database.transaction(DIRECTORY) as session:
             tenant = await read(session, slug)
             token, row, published = await self.issue_in(session, tenant, wanted, by)
         await self.publish(published)
-        return token, _record(row)
+        return token, record_of(row)
 
     async def issue_in(
         self, session: AsyncSession, tenant: TenantRow, wanted: Wanted, by: By
     ) -> tuple[str, KeyRow, Published | None]:
         """A new key with its event, in the caller's transaction, which acts for the tenant; `publish` afterwards."""
-        token, row, published = await self._add(session, tenant, wanted)
+        token, row, published = await self._add(session, tenant, wanted, by)
         await self._record(session, row, "key.issue", by)
         return token, row, published
 
@@ -121,51 +150,131 @@ class Keys:
         async with self._database.transaction(DIRECTORY) as session:
             tenant = await read(session, slug)
             query = select(KeyRow).where(KeyRow.tenant_id == tenant.id).order_by(KeyRow.created_at, KeyRow.id)
-            return tuple(_record(row) for row in await session.scalars(query))
+            return tuple(record_of(row) for row in await session.scalars(query))
+
+    async def page(self, tenant_id: str, after: tuple[datetime, str] | None, limit: int) -> tuple[KeyRecord, ...]:
+        """Up to `limit` keys of the tenant, the newest first, behind the one issued then with that id."""
+        query = select(KeyRow).where(KeyRow.tenant_id == tenant_id)
+        if after is not None:
+            query = query.where(tuple_(KeyRow.created_at, KeyRow.id) < after)
+        query = query.order_by(KeyRow.created_at.desc(), KeyRow.id.desc()).limit(limit)
+        async with self._database.transaction(tenant_scope(tenant_id)) as session:
+            return tuple(record_of(row) for row in await session.scalars(query))
+
+    async def get(self, tenant_id: str, key_id: str) -> KeyRecord:
+        """One key of the tenant."""
+        async with self._database.transaction(tenant_scope(tenant_id)) as session:
+            return record_of(await _read_key(session, key_id, tenant_id, to_change=False))
+
+    async def rename(self, tenant_id: str, key_id: str, name: str, by: By) -> KeyRecord:
+        """Give a key another name, for people.
+
+        Raises:
+            UsageError: the name cannot be.
+        """
+        check_name(name)
+        async with self._database.transaction(tenant_scope(tenant_id)) as session:
+            row = await _read_key(session, key_id, tenant_id)
+            if row.name != name:
+                row.name = name
+                await self._record(session, row, "key.rename", by)
+            return record_of(row)
 
     async def rotate(
-        self, key_id: str, *, overlap: timedelta = DEFAULT_OVERLAP, by: By = CLI
+        self,
+        key_id: str,
+        *,
+        overlap: timedelta = DEFAULT_OVERLAP,
+        changes: KeyChanges | None = None,
+        tenant_id: str = "",
+        by: By = CLI,
     ) -> tuple[str, KeyRecord]:
-        """A new key with the same name, rights and lifetime; the old one is refused after the overlap.
+        """A new key with the same name, rights and lifetime, or less; the old one is refused after the overlap.
 
-        Should Redis go away meanwhile, the new key is given all the same: pods read the database every half minute.
+        What it uses in a month is counted anew. Should Redis go away meanwhile, the new key is given all the same:
+        pods read the database every half minute.
 
         Raises:
             Unavailable: one of the stores is away; nothing has changed.
             Conflict: the key was revoked or replaced, or has expired.
-            UsageError: the overlap is negative.
+            UsageError: the overlap is negative, or the new key would be wider.
         """
-        if overlap < timedelta(0):
-            raise UsageError("The overlap of two keys cannot be negative.")
+        if not timedelta(0) <= overlap <= LONGEST_OVERLAP:
+            raise UsageError("The overlap of two keys is 0 seconds (0s) to 366 days (366d); it cannot be negative.")
         await self._announcer.check()
-        async with self._database.transaction(DIRECTORY) as session:
-            old = await _read_key(session, key_id)
+        async with self._database.transaction(_scope(tenant_id)) as session:
+            old = await _read_key(session, key_id, tenant_id)
             now = utcnow()
             if old.revoked_at is not None or old.expires_at <= now:
                 raise Conflict(f"Key {key_id} was revoked or replaced, or has expired; issue a new one.")
             tenant = await session.get_one(TenantRow, old.tenant_id)
-            wanted = Wanted(old.name, tuple(old.scopes), tuple(old.tools), old.expires_at - old.created_at)
-            token, row, published = await self._add(session, tenant, wanted)
+            wanted = wanted_of(old) if changes is None else changes.apply(wanted_of(old))
+            check_lifetime(wanted.lifetime, self._longest)
+            token, row, published = await self._add(session, tenant, wanted, by)
             old.replaced_by, old.revoked_at = row.id, min(now + overlap, old.expires_at)
             await self._record(session, old, "key.rotate", by)
         await self.publish(published)
         with suppress(Unavailable):
             await self._announcer.keys_revoked([_revoked(old)])
-        return token, _record(row)
+        return token, record_of(row)
 
-    async def revoke(self, key_id: str, *, at: datetime | None = None, by: By = CLI) -> KeyRecord:
+    async def revoke(
+        self, key_id: str, *, at: datetime | None = None, tenant_id: str = "", by: By = CLI
+    ) -> KeyRecord:
         """Refuse the key everywhere from `at` (now) on. A revocation is never undone and never made later.
 
         Revoking again tells the pods again, and is no further event.
         """
-        async with self._database.transaction(DIRECTORY) as session:
-            row = await _read_key(session, key_id)
-            from_when = utcnow() if at is None else at
-            if row.revoked_at is None or from_when < row.revoked_at:
-                row.revoked_at = from_when
-                await self._record(session, row, "key.revoke", by)
+        async with self._database.transaction(_scope(tenant_id)) as session:
+            row = await _read_key(session, key_id, tenant_id)
+            await self._revoke_in(session, row, utcnow() if at is None else at, by)
         await self._announcer.keys_revoked([_revoked(row)])
-        return _record(row)
+        return record_of(row)
+
+    async def revoke_first(self, key_id: str, by: By = CLI) -> KeyRecord | None:
+        """Refuse the key everywhere from now on, and write it down then; None where Postgres is away.
+
+        It is written down when Postgres is back. Until then nobody knows whether there is such a key.
+
+        Raises:
+            KeyNotFound: nothing is called that.
+            Unavailable: Redis is away.
+        """
+        if not _KEY_ID.fullmatch(key_id):
+            raise KeyNotFound(f"There is no key {key_id!r}.")
+        now = self._redis.clock.now()
+        emergency = Emergency("revoke", key_id, now, by)
+        await self._emergencies.note(emergency)
+        await self._announcer.keys_revoked([RevokedKey(key_id, now, now + self._longest.total_seconds())])
+        try:
+            return await self.settle(emergency)
+        except Unavailable:
+            return None
+
+    async def settle(self, emergency: Emergency) -> KeyRecord:
+        """Write down a revocation that is in force.
+
+        Raises:
+            KeyNotFound: there was no such key.
+        """
+        try:
+            async with self._database.transaction(DIRECTORY) as session:
+                row = await _read_key(session, emergency.target)
+                at = datetime.fromtimestamp(emergency.at, UTC)
+                await self._revoke_in(session, row, at, _by(emergency), emergency=True)
+        except KeyNotFound:
+            await self._emergencies.forget(emergency)
+            raise
+        await self._emergencies.forget(emergency)
+        return record_of(row)
+
+    async def _revoke_in(
+        self, session: AsyncSession, row: KeyRow, at: datetime, by: By, *, emergency: bool = False
+    ) -> None:
+        """Note the revocation with its event, in the caller's transaction, unless it is noted already."""
+        if row.revoked_at is None or at < row.revoked_at:
+            row.revoked_at = at
+            await self._record(session, row, "key.revoke", by, **({"emergency": True} if emergency else {}))
 
     async def ensure_signing_key(self) -> None:
         """Have a key that signs, so that pods can publish and know it before the first API key is issued."""
@@ -174,7 +283,7 @@ class Keys:
         await self.publish(published)
 
     async def _add(
-        self, session: AsyncSession, tenant: TenantRow, wanted: Wanted
+        self, session: AsyncSession, tenant: TenantRow, wanted: Wanted, by: By
     ) -> tuple[str, KeyRow, Published | None]:
         signing, published = await self._signing_key(session)
         now = utcnow().replace(microsecond=0)
@@ -184,18 +293,24 @@ class Keys:
             name=wanted.name,
             scopes=list(wanted.scopes),
             tools=list(wanted.tools),
+            addresses=list(wanted.addresses),
+            limits={} if wanted.limits is None else wanted.limits.claims(),
+            kid=signing.kid,
+            created_by=f"{by.kind}:{by.id}",
             created_at=now,
             expires_at=now + wanted.lifetime,
         )
-        token = tokens.sign(_claims(self._settings, tenant, row), signing)
+        token = tokens.sign(claims_of(self._settings, tenant, row), signing)
         session.add(row)
         await session.flush()
         return token, row, published
 
-    async def _record(self, session: AsyncSession, row: KeyRow, action: str, by: By) -> None:
-        detail: dict[str, object] = {"name": row.name}
+    async def _record(self, session: AsyncSession, row: KeyRow, action: str, by: By, **more: object) -> None:
+        detail: dict[str, object] = {"name": row.name, **more}
         if action == "key.issue":
             detail |= {"scopes": row.scopes, "tools": row.tools, "expires_at": row.expires_at.isoformat()}
+            detail |= {"addresses": row.addresses} if row.addresses else {}
+            detail |= {"limits": {name: f"{value:g}" for name, value in row.limits.items()}} if row.limits else {}
         if row.revoked_at is not None:
             detail["refused_from"] = row.revoked_at.isoformat()
         if row.replaced_by is not None:
@@ -222,27 +337,6 @@ async def load_revocations(session: AsyncSession) -> dict[str, float]:
     return {key_id: at.timestamp() for key_id, at in await session.execute(query) if at is not None}
 
 
-def check_lifetime(lifetime: timedelta) -> timedelta:
-    """Give a key's lifetime back.
-
-    Raises:
-        UsageError: it is too short or too long.
-    """
-    if not SHORTEST_LIFETIME <= lifetime <= LONGEST_LIFETIME:
-        raise UsageError("A key lives from 1 minute (1m) to 366 days (366d).")
-    return lifetime
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What a new key is to be, checked."""
-
-    name: str
-    scopes: tuple[str, ...]
-    tools: tuple[str, ...]
-    lifetime: timedelta
-
-
 @dataclass(frozen=True, slots=True)
 class Published:
     """The signing keys after a new one was made."""
@@ -251,29 +345,29 @@ class Published:
     snapshot: bytes
 
 
-def _claims(settings: Settings, tenant: TenantRow, row: KeyRow) -> dict[str, object]:
-    return {
-        "iss": settings.public_url,
-        "aud": settings.tenant_url(tenant.slug),
-        "tenant": tenant.id,
-        "slug": tenant.slug,
-        "jti": row.id,
-        "scope": " ".join(row.scopes),
-        "tools": row.tools,
-        "iat": int(row.created_at.timestamp()),
-        "exp": int(row.expires_at.timestamp()),
-    }
+def _by(emergency: Emergency) -> By:
+    return By(*emergency.by)  # type: ignore[arg-type]  # noted from a By
 
 
-async def _read_key(session: AsyncSession, key_id: str) -> KeyRow:
-    """A key to change; the transaction acts for its tenant from here on."""
-    tenant_id = await session.scalar(select(KeyRow.tenant_id).where(KeyRow.id == key_id))
-    if tenant_id is None:
-        raise KeyNotFound(f"There is no key {key_id!r}.")
-    await act_for(session, tenant_id)
-    row = await session.scalar(select(KeyRow).where(KeyRow.id == key_id).with_for_update())
+def _scope(tenant_id: str) -> Scope:
+    return tenant_scope(tenant_id) if tenant_id else DIRECTORY
+
+
+async def _read_key(session: AsyncSession, key_id: str, tenant_id: str = "", *, to_change: bool = True) -> KeyRow:
+    """A key; the transaction acts for its tenant from here on."""
+    missing = KeyNotFound(f"There is no key {key_id!r}.") if not tenant_id else KeyNotFound()
+    if not _KEY_ID.fullmatch(key_id):
+        raise missing
+    if not tenant_id:
+        found = await session.scalar(select(KeyRow.tenant_id).where(KeyRow.id == key_id))
+        if found is None:
+            raise missing
+        await act_for(session, found)
+        tenant_id = found
+    query = select(KeyRow).where(KeyRow.id == key_id, KeyRow.tenant_id == tenant_id)
+    row = await session.scalar(query.with_for_update() if to_change else query)
     if row is None:
-        raise KeyNotFound(f"There is no key {key_id!r}.")
+        raise missing
     return row
 
 
@@ -282,7 +376,8 @@ def _revoked(row: KeyRow) -> RevokedKey:
     return RevokedKey(row.id, row.revoked_at.timestamp(), row.expires_at.timestamp())
 
 
-def _record(row: KeyRow) -> KeyRecord:
+def record_of(row: KeyRow) -> KeyRecord:
+    """What is known of a key, out of its row."""
     return KeyRecord(
         id=row.id,
         tenant_id=row.tenant_id,
@@ -294,4 +389,7 @@ def _record(row: KeyRow) -> KeyRecord:
         revoked_at=row.revoked_at,
         last_used_at=row.last_used_at,
         replaced_by=row.replaced_by,
+        addresses=tuple(row.addresses),
+        limits=KeyLimits(**row.limits) if row.limits else None,
+        created_by=row.created_by,
     )

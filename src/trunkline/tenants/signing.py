@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 
 import orjson
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -68,17 +69,27 @@ async def load_signing_key(session: AsyncSession, sealer: Sealer) -> tuple[Signi
 
     Two processes that find none at the same moment make one.
     """
-    row = await _newest(session)
+    row = await newest(session)
     created = False
     if row is None:
         await session.execute(select(func.pg_advisory_xact_lock(_CREATION_LOCK)))
-        row = await _newest(session)
+        row = await newest(session)
     if row is None:
         row, created = _new_row(sealer), True
         session.add(row)
         await session.flush()
     private = Ed25519PrivateKey.from_private_bytes(sealer.open(row.private_key, _OWNER, row.kid))
     return SigningKey(row.kid, private), created
+
+
+async def add_signing_key(session: AsyncSession, sealer: Sealer, ahead: timedelta) -> SigningKeyRow:
+    """A further key pair, that signs after `ahead`."""
+    await session.execute(select(func.pg_advisory_xact_lock(_CREATION_LOCK)))
+    row = _new_row(sealer)
+    row.not_before = row.created_at + ahead
+    session.add(row)
+    await session.flush()
+    return row
 
 
 async def load_verification_keys(session: AsyncSession) -> tuple[int, list[VerificationKey]]:
@@ -163,7 +174,8 @@ class Keyring:
             return
 
 
-async def _newest(session: AsyncSession) -> SigningKeyRow | None:
+async def newest(session: AsyncSession) -> SigningKeyRow | None:
+    """The key that signs now."""
     query = select(SigningKeyRow).where(SigningKeyRow.retired_at.is_(None), SigningKeyRow.not_before <= utcnow())
     return await session.scalar(query.order_by(SigningKeyRow.not_before.desc(), SigningKeyRow.kid.desc()).limit(1))
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import orjson
 
 from trunkline.settings import Settings
+from trunkline.tenants.limits import Quotas
 from trunkline.tenants.model import Limits, Tenant, ToolsetSwitch
 from trunkline.tenants.tables import TenantRow, ToolsetRow
 
@@ -29,6 +30,7 @@ def encode(row: TenantRow, toolsets: Iterable[ToolsetRow]) -> bytes:
             "access": row.access,
             "status": row.status,
             "limits": [row.rate, row.burst, row.in_flight, row.sessions],
+            "quotas": [row.monthly_calls, row.monthly_calls_soft, row.monthly_compute, row.monthly_compute_soft],
             "toolsets": [[toolset.name, toolset.enabled] for toolset in toolsets],
             "version": row.version,
         }
@@ -55,7 +57,15 @@ def decode(snapshot: bytes, defaults: Limits) -> Tenant | None:
         ),
         toolsets=tuple(ToolsetSwitch(name, enabled) for name, enabled in fields["toolsets"]),
         version=fields["version"],
+        quotas=Quotas(*fields.get("quotas", ())),
     )
+
+
+def suspended(snapshot: bytes, version: int) -> tuple[str, int, bytes]:
+    """A snapshot with nothing changed but that the tenant is suspended; its id and new version before it."""
+    fields = orjson.loads(snapshot)
+    fields |= {"status": "suspended", "version": max(version, fields["version"] + 1)}
+    return fields["id"], fields["version"], orjson.dumps(fields)
 
 
 def version_of(snapshot: bytes) -> int:

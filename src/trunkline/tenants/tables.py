@@ -20,6 +20,13 @@ class TenantRow(Base):
         CheckConstraint("access IN ('key', 'public')", name="access"),
         CheckConstraint("status IN ('active', 'suspended')", name="status"),
         CheckConstraint("rate > 0 AND burst > 0 AND in_flight > 0 AND sessions > 0", name="limits"),
+        CheckConstraint(
+            "monthly_calls > 0 AND monthly_calls_soft > 0 AND monthly_compute > 0 AND monthly_compute_soft > 0",
+            name="quotas",
+        ),
+        CheckConstraint(
+            "monthly_calls_soft <= monthly_calls AND monthly_compute_soft <= monthly_compute", name="soft_quotas"
+        ),
     )
 
     id: Mapped[str] = mapped_column(HexId, primary_key=True)
@@ -31,6 +38,11 @@ class TenantRow(Base):
     burst: Mapped[int | None]
     in_flight: Mapped[int | None]
     sessions: Mapped[int | None]
+    monthly_calls: Mapped[int | None] = mapped_column(BigInteger)
+    monthly_calls_soft: Mapped[int | None] = mapped_column(BigInteger)
+    monthly_compute: Mapped[int | None] = mapped_column(BigInteger)
+    """Seconds; a quota that is NULL is none."""
+    monthly_compute_soft: Mapped[int | None] = mapped_column(BigInteger)
     version: Mapped[int] = mapped_column(BigInteger)
     """Grows with every change of the tenant or its toolsets; of two snapshots the higher one is the truth."""
     created_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
@@ -57,6 +69,7 @@ class KeyRow(Base):
     __table_args__ = (
         Index(None, "tenant_id", "created_at"),
         Index(None, "revoked_at", postgresql_where=text("revoked_at IS NOT NULL")),
+        Index(None, "kid", postgresql_where=text("revoked_at IS NULL")),
     )
 
     id: Mapped[str] = mapped_column(Text, primary_key=True)
@@ -70,6 +83,13 @@ class KeyRow(Base):
     """From when on it is refused; in the future while a rotation overlaps."""
     last_used_at: Mapped[datetime | None]
     replaced_by: Mapped[str | None] = mapped_column(Text, ForeignKey("api_keys.id", ondelete="SET NULL"))
+    addresses: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
+    """Ranges from which it may be used; everywhere where there are none."""
+    limits: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
+    """`KeyLimits`, without what it does not limit."""
+    kid: Mapped[str | None] = mapped_column(Text)
+    """The signing key that it hangs on; NULL for those from before that was noted."""
+    created_by: Mapped[str] = mapped_column(Text, server_default=text("''"))
 
 
 class SigningKeyRow(Base):

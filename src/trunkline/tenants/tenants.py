@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 
 from sqlalchemy import BigInteger, cast, func, select
@@ -14,11 +15,13 @@ from uuid_utils import uuid7
 from trunkline.audit.by import CLI, By
 from trunkline.audit.record import Recorder
 from trunkline.db import Database, act_for, task_scope, utcnow
-from trunkline.errors import Conflict, NotFound, TenantNotFound, UsageError
+from trunkline.errors import Conflict, NotFound, TenantNotFound, Unavailable, UsageError
 from trunkline.settings import Settings
 from trunkline.streams.client import Redis
+from trunkline.streams.emergencies import Emergencies, Emergency
 from trunkline.tenants import snapshot
 from trunkline.tenants.announce import Announcer, RevokedKey
+from trunkline.tenants.limits import MOST_MONTHLY, Quotas
 from trunkline.tenants.model import Tenant, check_slug
 from trunkline.tenants.tables import KeyRow, TenantRow, ToolsetRow
 
@@ -114,6 +117,8 @@ class Tenants:
         self._defaults = snapshot.default_limits(settings)
         self._database = database
         self._announcer = Announcer(redis)
+        self._clock = redis.clock
+        self._emergencies = Emergencies(redis)
         self._recorder = Recorder(settings.secret_key)
 
     async def create(self, slug: str, name: str = "", *, by: By = CLI) -> Tenant:
@@ -192,6 +197,7 @@ class Tenants:
         async def change(_: AsyncSession, row: TenantRow) -> bool:
             for name, value in values.items():
                 setattr(row, name, value)
+            Quotas(row.monthly_calls, row.monthly_calls_soft, row.monthly_compute, row.monthly_compute_soft).check()
             return True
 
         action = "tenant.update" if values.keys() & {"name", "access"} else "limits.set"
@@ -200,6 +206,49 @@ class Tenants:
     async def suspend(self, slug: str, *, reason: str = "", by: By = CLI) -> Tenant:
         """Refuse all its clients until it is resumed; nothing of it is lost."""
         return await self._set_status(slug, "suspended", "tenant.suspend", reason, by)
+
+    async def suspend_first(self, slug: str, *, by: By = CLI) -> Tenant | None:
+        """Refuse all its clients from now on, and write it down then; None where Postgres is away.
+
+        It is written down when Postgres is back, before anything else of the tenant changes.
+
+        Raises:
+            Unavailable: Redis is away; or Postgres, and Redis knows nothing of the tenant.
+        """
+        known = await self._announcer.tenant_copy(slug)
+        if known is None:
+            return await self.suspend(slug, by=by)
+        now = self._clock.now()
+        emergency = Emergency("suspend", slug, now, by)
+        await self._emergencies.note(emergency)
+        tenant_id, version, changed = snapshot.suspended(known, int(now * 1000))
+        await self._announcer.tenant_changed(slug, tenant_id, version, changed)
+        try:
+            return await self.settle(emergency)
+        except Unavailable:
+            return None
+
+    async def settle(self, emergency: Emergency) -> Tenant:
+        """Write down a suspension that is in force.
+
+        Raises:
+            TenantNotFound: it was deleted.
+        """
+
+        async def change(_: AsyncSession, row: TenantRow) -> bool:
+            was, row.status = row.status, "suspended"
+            row.version = max(row.version, int(emergency.at * 1000))
+            return was != "suspended"
+
+        detail = {"emergency": True}
+        try:
+            by = By(*emergency.by)  # type: ignore[arg-type]  # noted from one
+            changed = await self._change_now(emergency.target, change, "tenant.suspend", by, detail=detail)
+        except TenantNotFound:
+            await self._emergencies.forget(emergency)
+            raise
+        await self._emergencies.forget(emergency)
+        return changed
 
     async def resume(self, slug: str, *, reason: str = "", by: By = CLI) -> Tenant:
         """Serve its clients again."""
@@ -271,6 +320,21 @@ class Tenants:
         target: str = "",
         detail: Mapping[str, object] | None = None,
     ) -> Tenant:
+        with suppress(Unavailable, TenantNotFound):
+            if (waiting := await self._emergencies.get("suspend", slug)) is not None:
+                await self.settle(waiting)
+        return await self._change_now(slug, change, action, by, target=target, detail=detail)
+
+    async def _change_now(
+        self,
+        slug: str,
+        change: Change,
+        action: str,
+        by: By,
+        *,
+        target: str = "",
+        detail: Mapping[str, object] | None = None,
+    ) -> Tenant:
         async with self._database.transaction(DIRECTORY) as session:
             row = await read(session, slug, to_change=True)
             changes = await change(session, row)
@@ -329,6 +393,14 @@ def _count(value: str) -> int | None:
     return int(value)
 
 
+def _quota(value: str) -> int | None:
+    if value in {"default", "none"}:
+        return None
+    if not (value.isascii() and value.isdigit() and len(value) <= 13 and 0 < int(value) <= MOST_MONTHLY):
+        raise UsageError(f"A monthly quota is a whole number from 1 to {MOST_MONTHLY}, or none; not {value!r}.")
+    return int(value)
+
+
 settable: Mapping[str, Callable[[str], object]] = {
     "name": check_name,
     "access": _access,
@@ -336,6 +408,10 @@ settable: Mapping[str, Callable[[str], object]] = {
     "burst": _count,
     "in_flight": _count,
     "sessions": _count,
+    "monthly_calls": _quota,
+    "monthly_calls_soft": _quota,
+    "monthly_compute": _quota,
+    "monthly_compute_soft": _quota,
 }
 """What can be set of a tenant, and how its value is read."""
 

@@ -13,7 +13,7 @@ from fastapi import Depends
 from starlette.requests import Request
 
 from trunkline.audit.by import By
-from trunkline.errors import CsrfFailed, Forbidden, InsecureTransport, TenantNotFound, Unauthorized
+from trunkline.errors import AddressNotAllowed, CsrfFailed, Forbidden, InsecureTransport, TenantNotFound, Unauthorized
 from trunkline.settings import Settings
 from trunkline.tenants import tokens
 from trunkline.tenants.model import Principal, Tenant
@@ -259,7 +259,10 @@ async def _key(request: Request, token: str) -> Principal:
     slug = tokens.read_slug(token)
     if slug is None:
         raise Unauthorized("The API key is not valid; issue a new one.")
-    return await _control(request).verifier.authenticate(token, slug)
+    principal = await _control(request).verifier.authenticate(token, slug)
+    if not principal.allows(address_of(request)):
+        raise AddressNotAllowed
+    return principal
 
 
 async def _key_of(request: Request, token: str, slug: str) -> Actor:
