@@ -17,7 +17,7 @@ from trunkline.audit.record import Recorder
 from trunkline.db import Database
 from trunkline.settings import Settings, load_settings
 from trunkline.streams.throttle import RedisThrottle
-from trunkline.tenants.keys import Wanted
+from trunkline.tenants.key_options import Wanted
 from trunkline.tenants.model import ALL_TOOLS, SCOPES
 from trunkline.tenants.operators import Operators
 from trunkline.tenants.passwords import Passwords

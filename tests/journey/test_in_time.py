@@ -121,6 +121,24 @@ async def test_a_key_that_expires_is_refused_by_two_pods_in_time_and_its_streams
             assert (await refused(pod, key=token))[0] == 401
 
 
+async def test_a_key_ends_itself_over_the_control_plane_with_postgres_away_in_time(
+    platform: Platform, reachable: Switch
+) -> None:
+    api = await platform.api()
+    secret, record = await platform.keys.issue("demo", scopes=["keys:manage", "mcp:read"])
+    keys = f"{api}/v1/tenants/demo/keys"
+    headers = {"authorization": f"Bearer {secret}"}
+    async with connect(api, key=secret) as stream:
+        leaked = stream.http
+        await reachable(False)
+        assert (await leaked.get(keys, headers=headers)).status_code == 503
+        answer = await leaked.delete(f"{keys}/{record.id}", params={"emergency": True}, headers=headers)
+        assert (answer.status_code, answer.json()) == (202, {"id": record.id, "recorded": False})
+        await all_end([stream], "key revoked")
+        assert (await leaked.get(keys, headers=headers)).status_code == 401
+        await reachable(True)
+
+
 async def test_what_is_revoked_first_must_be_a_keys_id(platform: Platform) -> None:
     with pytest.raises(KeyNotFound):
         await platform.keys.revoke_first("everything")

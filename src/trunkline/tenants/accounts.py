@@ -19,9 +19,11 @@ from trunkline.errors import Conflict, NotFound, SignInFailed, SignupClosed, Una
 from trunkline.settings import Settings
 from trunkline.streams.throttle import RedisThrottle
 from trunkline.tenants.account_tables import MembershipRow, PasswordRow, SignupCodeRow, UserRow
-from trunkline.tenants.keys import DEFAULT_LIFETIME, Keys, Published, Wanted
-from trunkline.tenants.model import ALL_TOOLS, DEFAULT_SCOPES, Tenant, check_slug
+from trunkline.tenants.key_options import DEFAULT_LIFETIME, Wanted
+from trunkline.tenants.keys import Keys, Published
+from trunkline.tenants.model import DEFAULT_SCOPES, Tenant, check_slug
 from trunkline.tenants.passwords import Passwords, check_password
+from trunkline.tenants.patterns import ALL_TOOLS
 from trunkline.tenants.people import Doors, User, check_email
 from trunkline.tenants.roles import Role
 from trunkline.tenants.sign_ins import SignIn, SignInKind, SignIns, digest_of

@@ -12,6 +12,7 @@ from trunkline.api.control.principal import csrf_token
 from trunkline.settings import Settings
 from trunkline.snippets import Address, client_snippets
 from trunkline.tenants.accounts import Founded
+from trunkline.tenants.limits import Quotas
 from trunkline.tenants.model import Access, Status, Tenant
 from trunkline.tenants.people import User
 from trunkline.tenants.roles import Role
@@ -54,6 +55,20 @@ class LimitsAnswer(Answer):
     sessions: int = Field(description="Live sessions.", examples=[10000])
 
 
+class QuotasAnswer(Answer):
+    """What a tenant may use in a month (UTC); null for no bound."""
+
+    monthly_calls: int | None = Field(description="Tool calls; beyond it 429.", examples=[100000])
+    monthly_calls_soft: int | None = Field(description="Beyond it answers say so, and one event is recorded.")
+    monthly_compute: int | None = Field(description="Seconds that its tools run.", examples=[3600])
+    monthly_compute_soft: int | None
+
+    @classmethod
+    def of(cls, quotas: Quotas) -> Self:
+        """Quotas, as told."""
+        return cls(**{f"monthly_{name}": value for name, value in quotas._asdict().items()})
+
+
 class Urls(Answer):
     """Where a tenant's clients connect."""
 
@@ -77,6 +92,7 @@ class TenantAnswer(Answer):
     access: Access = Field(description="Who may call: holders of its keys, or anyone.")
     status: Status
     limits: LimitsAnswer
+    quotas: QuotasAnswer
     created_at: datetime
     urls: Urls
 
@@ -93,6 +109,7 @@ class TenantAnswer(Answer):
             limits=LimitsAnswer(
                 rate=limits.rate, burst=limits.burst, in_flight=limits.in_flight, sessions=limits.sessions
             ),
+            quotas=QuotasAnswer.of(tenant.quotas),
             # A UUIDv7 begins with the milliseconds at which it was made (RFC 9562, section 5.7).
             created_at=datetime.fromtimestamp(int(tenant.id[:12], 16) / 1000, UTC),
             urls=Urls.of(settings, tenant.slug),

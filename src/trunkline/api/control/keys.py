@@ -5,27 +5,40 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal, Self
 
-from fastapi import APIRouter, Query, Request, Response, status
+from fastapi import APIRouter, Path, Query, status
 from pydantic import Field
+from starlette.requests import Request
+from starlette.responses import Response
 
-from trunkline.api.control.deps import Answer, Body, Control, ControlDep, Cursor, Limit, Page, link_next
+from trunkline.api.control.answers import snippets_of
+from trunkline.api.control.deps import (
+    Answer,
+    Body,
+    Control,
+    ControlDep,
+    Cursor,
+    Limit,
+    Page,
+    Slug,
+    begin_of,
+    end_of,
+    link_next,
+)
 from trunkline.api.control.idempotency import once
 from trunkline.api.control.principal import Actor, allowed
 from trunkline.api.control.problems import responses
 from trunkline.errors import Forbidden, UsageError
-from trunkline.snippets import Address, client_snippets
 from trunkline.tenants.key_options import DEFAULT_LIFETIME, KeyChanges, Wanted, parse_duration
 from trunkline.tenants.keys import KeyRecord
 from trunkline.tenants.limits import KeyLimits
 
-router = APIRouter()
+router = APIRouter(tags=["Keys"])
 
-_READ = allowed("keys:read")
-_MANAGE = allowed("keys:manage")
 _ROUTE = "keys"
 
-ReadKeys = Annotated[Actor, _READ]
-ManageKeys = Annotated[Actor, _MANAGE]
+ReadKeys = Annotated[Actor, allowed("keys:read")]
+ManageKeys = Annotated[Actor, allowed("keys:manage")]
+KeyId = Annotated[str, Path(description="The key's id, `key_...`.", max_length=64)]
 Duration = Annotated[
     str, Field(pattern=r"^\d{1,6}[smhdw]$", description="A number and s, m, h, d or w.", examples=["30d"])
 ]
@@ -168,7 +181,7 @@ class Unrecorded(Answer):
 
 @router.get("/v1/tenants/{tenant}/keys", responses=responses())
 async def list_keys(
-    tenant: str,
+    tenant: Slug,
     request: Request,
     response: Response,
     control: ControlDep,
@@ -177,23 +190,16 @@ async def list_keys(
     cursor: Cursor = None,
 ) -> Page[Key]:
     """The tenant's keys, the newest first; revoked and expired ones included."""
-    after = None
-    if cursor is not None:
-        position = control.cursors.open(actor, _ROUTE, cursor)
-        after = datetime.fromisoformat(position["at"]), str(position["id"])
-    records = await control.keys.page(actor.tenant_id, after, limit + 1)
-    following = None
-    if len(records) > limit:
-        records = records[:limit]
-        last = {"at": records[-1].created_at.isoformat(), "id": records[-1].id}
-        following = control.cursors.seal(actor, _ROUTE, last)
+    after = begin_of(control, actor, _ROUTE, cursor)
+    found = await control.keys.page(actor.tenant_id, after, limit + 1)
+    following = end_of(control, actor, _ROUTE, found, limit, lambda record: (record.created_at, record.id))
     link_next(request, response, following)
-    return Page(items=[Key.of(record) for record in records], next=following)
+    return Page(items=[Key.of(record) for record in found[:limit]], next=following)
 
 
 @router.post("/v1/tenants/{tenant}/keys", status_code=status.HTTP_201_CREATED, responses=responses(409))
 @once
-async def issue_key(tenant: str, body: NewKeyRequest, control: ControlDep, actor: ManageKeys) -> NewKey:
+async def issue_key(tenant: Slug, body: NewKeyRequest, control: ControlDep, actor: ManageKeys) -> NewKey:
     """Issue a key; it is shown this once, and may do nothing that who issues it may not."""
     wanted = Wanted.of(
         name=body.name,
@@ -210,13 +216,13 @@ async def issue_key(tenant: str, body: NewKeyRequest, control: ControlDep, actor
 
 
 @router.get("/v1/tenants/{tenant}/keys/{key_id}", responses=responses())
-async def show_key(tenant: str, key_id: str, control: ControlDep, actor: ReadKeys) -> Key:
+async def show_key(tenant: Slug, key_id: KeyId, control: ControlDep, actor: ReadKeys) -> Key:
     """One key."""
     return Key.of(await control.keys.get(actor.tenant_id, key_id))
 
 
 @router.patch("/v1/tenants/{tenant}/keys/{key_id}", responses=responses())
-async def rename_key(tenant: str, key_id: str, body: KeyPatch, control: ControlDep, actor: ManageKeys) -> Key:
+async def rename_key(tenant: Slug, key_id: KeyId, body: KeyPatch, control: ControlDep, actor: ManageKeys) -> Key:
     """Give a key another name."""
     _check_own(actor, await control.keys.get(actor.tenant_id, key_id))
     return Key.of(await control.keys.rename(actor.tenant_id, key_id, body.name, actor.by))
@@ -227,8 +233,8 @@ async def rename_key(tenant: str, key_id: str, body: KeyPatch, control: ControlD
     responses={**responses(), 202: {"model": Unrecorded, "description": "Refused; to be written down."}},
 )
 async def revoke_key(
-    tenant: str,
-    key_id: str,
+    tenant: Slug,
+    key_id: KeyId,
     response: Response,
     control: ControlDep,
     actor: ManageKeys,
@@ -254,7 +260,7 @@ async def revoke_key(
     "/v1/tenants/{tenant}/keys/{key_id}/rotate", status_code=status.HTTP_201_CREATED, responses=responses(409)
 )
 @once
-async def rotate_key(tenant: str, key_id: str, body: Rotation, control: ControlDep, actor: ManageKeys) -> NewKey:
+async def rotate_key(tenant: Slug, key_id: KeyId, body: Rotation, control: ControlDep, actor: ManageKeys) -> NewKey:
     """Replace a key by a new one, shown this once; the old one is refused after the overlap."""
     old = await control.keys.get(actor.tenant_id, key_id)
     _check_own(actor, old)
@@ -275,10 +281,8 @@ async def rotate_key(tenant: str, key_id: str, body: Rotation, control: ControlD
     return _shown(control, tenant, secret, record)
 
 
-def _shown(control: Control, tenant: str, secret: str, record: KeyRecord) -> NewKey:
-    url = control.settings.tenant_url(tenant)
-    address = Address(control.settings.public_url, f"{url}/mcp", f"{url}/sse", secret)
-    return NewKey(key=Key.of(record), secret=secret, snippets=client_snippets(address))
+def _shown(control: Control, tenant: Slug, secret: str, record: KeyRecord) -> NewKey:
+    return NewKey(key=Key.of(record), secret=secret, snippets=snippets_of(control.settings, tenant, secret))
 
 
 async def _check_grants(control: Control, actor: Actor, wanted: Wanted) -> None:

@@ -43,6 +43,7 @@ from trunkline.tenants.sign_ins import SignInKind
 router = APIRouter(tags=["Operators"])
 
 Operating = Annotated[Actor, OPERATOR_ONLY]
+Quota = Annotated[int, Field(ge=1, le=10**12)]
 
 
 class OperatorSignIn(Body):
@@ -84,10 +85,25 @@ class LimitsBody(Body):
         return {name: "default" if value is None else str(value) for name, value in given.items()}
 
 
+class QuotasBody(Body):
+    """Monthly quotas of a tenant; null takes one away."""
+
+    monthly_calls: Quota | None = None
+    monthly_calls_soft: Quota | None = None
+    monthly_compute: Quota | None = Field(default=None, description="Seconds.")
+    monthly_compute_soft: Quota | None = None
+
+    def changes(self) -> dict[str, str]:
+        """As `Tenants.set` takes them; what was not given stays."""
+        given = self.model_dump(exclude_unset=True)
+        return {name: "none" if value is None else str(value) for name, value in given.items()}
+
+
 class OperatorTenantBody(TenantBody):
     """What an operator changes of a tenant."""
 
     limits: LimitsBody | None = None
+    quotas: QuotasBody | None = None
 
 
 class OperatorNewTenant(Body):
@@ -199,8 +215,10 @@ async def show_any_tenant(tenant: Slug, control: ControlDep, actor: Operating) -
 async def change_any_tenant(
     tenant: Slug, body: OperatorTenantBody, control: ControlDep, actor: Operating
 ) -> TenantAnswer:
-    """Change any tenant's name, access or limits; a limit that is left out stays, null is the default."""
-    changes = {**body.changes(), **(body.limits.changes() if body.limits else {})}
+    """Change any tenant's name, access, limits or quotas; what is left out stays, null is the default, or none."""
+    changes = body.changes()
+    for part in (body.limits, body.quotas):
+        changes |= part.changes() if part else {}
     if not changes:
         return TenantAnswer.of(control.settings, await control.tenants.get(tenant))
     return TenantAnswer.of(control.settings, await control.tenants.set(tenant, changes, by=actor.by))

@@ -14,7 +14,7 @@ from trunkline.api.control.problems import responses
 from trunkline.errors import UsageError
 from trunkline.tenants.key_options import parse_duration
 
-router = APIRouter()
+router = APIRouter(tags=["Operators"])
 
 Operator = Annotated[Actor, OPERATOR_ONLY]
 
