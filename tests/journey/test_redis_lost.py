@@ -19,7 +19,8 @@ from tests.streamable import call, client
 from trunkline.api import stream as streams
 from trunkline.api.run import ApiProcess
 from trunkline.settings import Settings
-from trunkline.streams.calls import Bounds, Calls, Message
+from trunkline.streams.bounds import Bounds
+from trunkline.streams.calls import Calls, Message
 from trunkline.streams.client import Redis
 from trunkline.streams.sessions import Owner
 

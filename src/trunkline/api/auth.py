@@ -15,7 +15,7 @@ from trunkline.api.http import Request
 from trunkline.envelope import Caller
 from trunkline.errors import AddressNotAllowed, Forbidden, TenantNotFound, TooManyRequests, Unauthorized
 from trunkline.settings import Settings
-from trunkline.streams.calls import Bounds
+from trunkline.streams.bounds import Bounds
 from trunkline.streams.sessions import Owner, SessionTransport
 from trunkline.tenants.addresses import networks_of
 from trunkline.tenants.directory import TenantDirectory

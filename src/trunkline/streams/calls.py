@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import orjson
@@ -16,6 +15,7 @@ from trunkline.errors import (
     REQUEST_TIMEOUT,
     AuditBacklogFull,
     LaneFull,
+    QuotaExceeded,
     SessionNotFound,
     TooManyCalls,
     TooManyRequests,
@@ -23,6 +23,7 @@ from trunkline.errors import (
     Unavailable,
 )
 from trunkline.streams.batch import Batch
+from trunkline.streams.bounds import Admission, Bounds
 from trunkline.streams.client import PATIENCE, Redis
 from trunkline.streams.connection import Argument, RedisRefusal
 from trunkline.streams.keys import CALLS_GROUP
@@ -89,24 +90,16 @@ class Message(NamedTuple):
     """Whether it is a formality where the session's context begins with `{"formal":true`: then it goes no further."""
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """A tenant's limits, in the units of the accept script."""
+class UseUnknown(Exception):
+    """What a tenant has used in a month is to be told first, see `trunkline.streams.quotas`."""
 
-    in_flight: int
-    interval_us: float
-    """Microseconds between messages at the rate limit."""
-    burst_us: float
-    """Microseconds by which messages may come early."""
-
-    @classmethod
-    def of(cls, rate: float, burst: int, in_flight: int) -> Bounds:
-        """The bounds for `rate` messages a second with `burst` at once."""
-        interval = 1_000_000 / rate
-        return cls(in_flight, interval, interval * burst)
+    def __init__(self, month: str) -> None:
+        super().__init__(month)
+        self.month = month
+        """As `2026-11`."""
 
 
-_Party = tuple[str, str, int, float, float, str, str, str, int, bytes]
+_Party = tuple[str, str, int, float, float, str, str, str, int, bytes, bytes]
 _Acceptance = tuple[Owner, Message, Bounds]
 
 
@@ -127,21 +120,29 @@ class Calls:
         self._accepting: Batch[_Acceptance] = Batch(self._accept)
         self._forgetting: Batch[tuple[str, str, int]] = Batch(self._forget)
 
-    async def accept(self, owner: Owner, message: Message, bounds: Bounds) -> None:
+    async def accept(self, owner: Owner, message: Message, bounds: Bounds) -> Admission:
         """Accept a message: once this returns, a request gets exactly one answer.
 
         Raises:
             SessionNotFound: unknown, ended or another principal's session.
-            TooManyRequests: the tenant's rate or number of unanswered requests is at its limit.
+            TooManyRequests: the rate or the number of unanswered requests of the tenant or the key is at its limit.
+            QuotaExceeded: the tenant or the key has used what it may in this month.
+            UseUnknown: nobody knows what the tenant has used in this month, and it has a quota.
             TooManySessions: the message opens a session, and the tenant may not.
             Unavailable: the lane is full, too many audit events wait for Postgres, or Redis is away.
         """
         lane = self._redis.keys.tenant(owner.tenant).number
-        refused = await self._accepting.add(lane, (owner, message, bounds))
-        if refused:
-            if refused[0] == b"late":  # or Redis' clock was set, and we must learn that
-                await self._redis.clock.read(self._redis)
-            raise _refusal(refused[0], refused[1])
+        answer = await self._accepting.add(lane, (owner, message, bounds))
+        if isinstance(answer, int):
+            return Admission(answer)
+        reason, number, *used = answer
+        if reason == b"ok":
+            return Admission(number, tuple(used))
+        if reason == b"unseeded":
+            raise UseUnknown(number.decode())
+        if reason == b"late":  # or Redis' clock was set, and we must learn that
+            await self._redis.clock.read(self._redis)
+        raise _refusal(reason, number)
 
     async def _accept(self, lane: int, acceptances: Sequence[_Acceptance]) -> Sequence[Any]:
         keys = self._redis.keys
@@ -306,7 +307,7 @@ def _party(owner: Owner, message: Message, bounds: Bounds) -> _Party:
             caller, limit = place.opening.caller, place.opening.limit
     return (
         owner.mark, owner.tenant, bounds.in_flight, bounds.interval_us, bounds.burst_us,
-        kind, pod, transport, limit, caller,
+        kind, pod, transport, limit, caller, bounds.more,
     )  # fmt: skip
 
 
@@ -317,6 +318,17 @@ def _refusal(reason: bytes, retry_ms: int) -> TrunklineError:
             return SessionNotFound()
         case b"rate":
             return TooManyRequests("The tenant sends faster than its rate limit allows.", retry_after=seconds)
+        case b"key rate":
+            return TooManyRequests("This API key sends faster than its rate limit allows.", retry_after=seconds)
+        case b"key inflight":
+            return TooManyCalls("This API key has as many unanswered calls as it may have.", retry_after=seconds)
+        case b"calls" | b"compute":
+            what = "tool calls" if reason == b"calls" else "compute"
+            return QuotaExceeded(
+                f"The monthly quota of {what} is used up; it begins anew with the next month (UTC).",
+                retry_after=seconds,
+                data={"quota": reason.decode()},
+            )
         case b"inflight":
             return TooManyCalls(retry_after=seconds)
         case b"sessions" | b"session rate":

@@ -11,7 +11,8 @@ import uuid_utils
 
 from trunkline.envelope import Call
 from trunkline.settings import Settings, load_settings
-from trunkline.streams.calls import Bounds, Calls, Message
+from trunkline.streams.bounds import Bounds
+from trunkline.streams.calls import Calls, Message
 from trunkline.streams.client import Redis
 from trunkline.streams.lanes import LaneReader
 from trunkline.streams.outbox import Outbox

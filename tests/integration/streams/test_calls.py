@@ -12,7 +12,8 @@ from tests.integration.streams.conftest import Wire
 from trunkline.errors import AuditBacklogFull, SessionNotFound, TooManyRequests, Unavailable
 from trunkline.settings import Settings
 from trunkline.streams.audit import EVENT_LINES, AuditFeed
-from trunkline.streams.calls import Bounds, Calls
+from trunkline.streams.bounds import Bounds
+from trunkline.streams.calls import Calls
 from trunkline.streams.client import Redis, source
 from trunkline.streams.control import CallCancelled, Event, decode
 from trunkline.streams.sessions import Owner
@@ -60,7 +61,7 @@ async def test_a_repeated_script_changes_nothing_more(wire: Wire, monkeypatch: p
     (claimed,) = await wire.claim()
     assert await wire.outbox.notify(claimed, 1, b"progress") == 1
     assert await wire.outbox.publish(claimed, b"answer", "ok") == 2
-    assert await connection.send(*scripts[0], 1) == [0]  # type: ignore[arg-type]
+    assert await connection.send(*scripts[0], 1) == [-1]  # type: ignore[arg-type]
     connection.close()
     assert await wire.redis.command("XLEN", lane.calls) == 0
     assert await wire.redis.command("XLEN", wire.redis.keys.audit(lane.number)) == 1

@@ -303,17 +303,17 @@ async def test_a_repeated_request_is_accepted_once(posts: Posts) -> None:
     until = int(posts.wire.redis.clock.now_ms() + 60_000)
     args = [
         *fixed, tenant.lane, until, *posts.wire.calls._session_rate,
-        1, posts.owner.mark, posts.owner.tenant, 10, 1, 1000, "open", "pod-a", "http", 10, "{}",
+        1, posts.owner.mark, posts.owner.tenant, 10, 1, 1000, "open", "pod-a", "http", 10, "{}", "",
         1, call, "1", "{}", "", session, call, "",
     ]  # fmt: skip
     names = [tenant.deadlines, tenant.calls]
     connection = await posts.wire.redis.dial("test")
     for repeated in (0, 1):
         reply = await connection.send("EVAL", source("accept"), 2, *names, *args, repeated)
-        assert reply == [0]
+        assert reply == [-1 if repeated else 999]
     (claimed,) = await posts.claimed(call)
     await posts.wire.outbox.publish(claimed, b"{}", "ok")
-    assert await connection.send("EVAL", source("accept"), 2, *names, *args, 1) == [0]
+    assert await connection.send("EVAL", source("accept"), 2, *names, *args, 1) == [-1]
     assert await posts.wire.in_flight() == 0
     connection.close()
     await connection.lost

@@ -11,7 +11,8 @@ from tests.integration.streams.conftest import Wire
 
 from trunkline.envelope import Call
 from trunkline.errors import SessionNotFound, TooManyRequests
-from trunkline.streams.calls import Bounds, Calls
+from trunkline.streams.bounds import Bounds
+from trunkline.streams.calls import Calls
 from trunkline.streams.questions import Question, Questions
 from trunkline.streams.sessions import Owner
 from trunkline.streams.subscriber import Subscriber

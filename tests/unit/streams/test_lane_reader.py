@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trunkline.settings import Settings
-from trunkline.streams.calls import Bounds
+from trunkline.streams.bounds import Bounds
 from trunkline.streams.client import Redis, digest, source
 from trunkline.streams.connection import Connection
 from trunkline.streams.lanes import LaneReader

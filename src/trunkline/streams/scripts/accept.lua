@@ -1,5 +1,6 @@
 --@include renew
 --@include begin
+--@include measure
 -- accept: clients' messages of one lane become accepted ones: recorded as pending with their deadline and appended to
 -- the lane.
 -- Guarantee: of each message all of it or nothing; an accepted request is in `deadlines` until it is answered.
@@ -16,16 +17,18 @@
 -- ARGV: 1 time for a call in ms, 2 session lifetime in ms, 3 longest lane, 4 longest audit backlog, 5 what the lane's
 --       keys begin with, 6 epoch ms until which the pod waits, 7 us between sessions at the limit, 8 us of burst,
 --       9 number of parties; for each party, which is what messages have in common: owner, tenant, most in flight, us
---       between messages at the limit, us of burst, kind, pod, transport, most sessions, caller; for each message: number of
---       its party, call, JSON-RPC id as JSON ('' for a notification), body, audit seed, session id, stream, context;
+--       between messages at the limit, us of burst, kind, pod, transport, most sessions, caller, limits of the key and
+--       quotas ('' for none, see measure); for each message: number of its party, call, JSON-RPC id as JSON ('' for a notification), body, audit seed, session id, stream, context;
 --       last: repeated
 -- kind: '' for messages whose answer comes on the session's own stream, "formal" for those of them that go no further if
 --       the session's context begins with {"formal":true, which is all that initialized clients say to most servers; by a
 --       POST that this pod holds: "post" in a session, "part" of several requests of a POST in a session, "open" opens it,
 --       "lone" is the only message of a session of its own, which no other names.
 -- stream: the call that names the POST's; caller: where the message opens a session; context: of a lone one.
--- Returns for each message 0, or {reason, ms after which to try again}: gone, lane, audit, inflight, rate, late; if it opens
--- a session also sessions, session rate.
+-- Returns for each message how many more may come at once, by the rate of its key if that has one, else its tenant's; -1
+-- for one that was accepted before; for a metered call {'ok', that, and what it and those before it use, see measure}; or
+-- {reason, ms after which to try again}: gone, lane, audit, inflight, rate, late, and those of measure; if it opens a
+-- session also sessions, session rate.
 local time = redis.call('TIME')
 local us = time[1] * 1000000 + time[2]
 local now = math.floor(us / 1000)
@@ -37,7 +40,7 @@ local slots = tonumber(redis.call('GET', ARGV[5] .. 'slots') or math.huge)
 local usages, due_at, answers, told = {}, {}, {}, {}
 
 local function party_of(at)
-  local owner, tenant, most, interval, burst, kind, pod, transport, sessions, caller = unpack(ARGV, at, at + 9)
+  local owner, tenant, most, interval, burst, kind, pod, transport, sessions, caller, more = unpack(ARGV, at, at + 10)
   local base = ARGV[5] .. 't:' .. tenant .. ':'
   local usage = usages[base]
   if not usage then
@@ -48,6 +51,7 @@ local function party_of(at)
   return {
     owner = owner, tenant = tenant, most = tonumber(most), interval = tonumber(interval), burst = tonumber(burst),
     kind = kind, pod = pod, transport = transport, sessions = sessions, caller = caller, base = base, usage = usage,
+    meter = more ~= '' and meter_of(more, now),
   }
 end
 
@@ -78,7 +82,7 @@ local function accept(party, call, id, body, seed, sid, stream, context)
     context, fresh, caller, holder = state[2] or '', state[3], state[4], state[5]
   end
   local record = (own or kind == 'lone') and session or session .. '.' .. stream
-  if repeated and request and known(session, record, call) then return 0 end
+  if repeated and request and known(session, record, call) then return -1 end
   if room <= 0 then return {'lane', 1000} end
   if unwritten >= most_unwritten then return {'audit', 5000} end
   if request and usage.inflight >= party.most then return {'inflight', 1000} end
@@ -87,17 +91,25 @@ local function accept(party, call, id, body, seed, sid, stream, context)
   local due = math.max(usage.due, us) + party.interval
   local early = due - us - party.burst
   if early > 0 then return {'rate', math.ceil(early / 1000)} end
+  local left, meter, use = math.floor(-early / party.interval), party.meter, nil
+  if meter then
+    local refusal
+    refusal, use = measure(base, meter, request and seed ~= '', us, now)
+    if refusal then return refusal end
+    if use.due then left = math.floor((meter[3] + us - use.due) / meter[2]) end
+  end
   if kind == 'open' then
     local refused = begin(session, base .. 'sessions', base .. 'usage', sid, party.owner, '0 -', caller, ARGV[2], party.sessions,
       ARGV[7], ARGV[8], us)
     if refused then return refused[1] == 'rate' and {'session rate', refused[2]} or refused end
   end
+  if meter then seed = seed .. settle(base, party.tenant, ARGV[5], meter, use, call, now) end
   if kind == 'part' and request then hold(record, party.pod) end
   usage.due, usage.changed = due, true
   if fresh and now - fresh > 0 then
     renew(session, base .. 'sessions', sid, ARGV[2], now)
   end
-  if kind == 'formal' and string.sub(context, 1, 14) == '{"formal":true' then return 0 end
+  if kind == 'formal' and string.sub(context, 1, 14) == '{"formal":true' then return left end
 
   local head = '1\n' .. call .. '\n' .. party.tenant .. '\n' .. sid .. '\n' .. accepted .. '\n' .. (request and deadline or '0')
   local waits = request and usage.inflight >= slots
@@ -131,13 +143,14 @@ local function accept(party, call, id, body, seed, sid, stream, context)
     due_at[#due_at + 1] = deadline
     due_at[#due_at + 1] = party.tenant .. ':' .. sid .. ':' .. call
   end
-  return 0
+  if use and use[1] then return {'ok', left, use[1], use[2], use[3], use[4]} end
+  return left
 end
 
 local late = now > tonumber(ARGV[6])
 local parties = {}
-for number = 1, ARGV[9] do parties[string.format('%d', number)] = party_of(number * 10) end
-for a = 10 + ARGV[9] * 10, #ARGV - 1, 8 do
+for number = 1, ARGV[9] do parties[string.format('%d', number)] = party_of(number * 11 - 1) end
+for a = 10 + ARGV[9] * 11, #ARGV - 1, 8 do
   answers[#answers + 1] = late and {'late', 1000} or accept(parties[ARGV[a]], unpack(ARGV, a + 1, a + 7))
 end
 if #due_at > 0 then redis.call('ZADD', KEYS[1], unpack(due_at)) end

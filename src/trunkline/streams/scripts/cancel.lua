@@ -2,6 +2,7 @@
 --@include append
 --@include record
 --@include route
+--@include quota
 --@include finish
 --@include pace
 -- cancel: the client takes back a request, named by its JSON-RPC id.

@@ -1,6 +1,7 @@
 --@include clock
 --@include record
 --@include route
+--@include quota
 --@include finish
 -- close: end a session; its streams are told, its unanswered requests are forgotten, their workers are told.
 -- Repeated, it finds nothing left to do.

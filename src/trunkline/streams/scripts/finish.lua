@@ -7,7 +7,9 @@
 -- Field "o:<call>" tells which attempt was started, see start.
 local events, ended = {}, nil
 local function finish(session, call, place, member, rest, now, how, worker)
-  if string.byte(rest, -1) ~= 10 then -- it has a seed
+  local mark = string.byte(rest, -1)
+  if mark ~= 10 then -- it has a seed
+    if mark < 33 then count(session, call, rest, how, mark) end
     ended = ended or string.format('%d', now)
     local n = #events
     events[n + 1], events[n + 2], events[n + 3], events[n + 4], events[n + 5] = member, how, worker, ended, rest

@@ -2,6 +2,7 @@
 --@include append
 --@include record
 --@include route
+--@include quota
 --@include finish
 -- publish: answers of calls of one lane.
 -- Guarantee: the first answer of a pending call is appended to the outbox and audited, and the call is forgotten, in

@@ -2,6 +2,7 @@
 --@include append
 --@include record
 --@include route
+--@include quota
 --@include finish
 --@include again
 -- reclaim: what becomes of the calls that dead workers had claimed.

@@ -2,6 +2,7 @@
 --@include append
 --@include record
 --@include route
+--@include quota
 --@include finish
 -- sweep: answer the calls whose deadline has passed, whatever became of their worker.
 -- Guarantee: every member of `deadlines` leaves it, with an error as the answer if the call was still pending; an entry

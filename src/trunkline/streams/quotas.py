@@ -1,0 +1,59 @@
+"""What tenants and keys have used of their monthly quotas, as the accept script counts it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from trunkline.streams.audit import AuditEntry
+from trunkline.streams.client import Redis
+
+MOST_ENTRIES = 10_000
+"""Entries of a lane's audit stream beyond which nothing is seeded: they are read in one piece."""
+_LIFETIME_MS = 40 * 24 * 3600 * 1000
+
+
+class Used(NamedTuple):
+    """Used in a month, calls under way aside."""
+
+    calls: int = 0
+    compute_us: int = 0
+
+
+class QuotaUse:
+    """The counts of all tenants; a month is named `2026-11`, in UTC."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    async def begin(self, tenant: str, month: str, nonce: str) -> Sequence[AuditEntry] | bool:
+        """Begin to tell what a tenant has used.
+
+        Returns:
+            The lane's events that are not in Postgres, or were not a moment ago; True where all is known, False where
+            there are too many of them.
+        """
+        lane = self._redis.keys.tenant(tenant).number
+        found = await self._redis.script("seed", self._keys(tenant, month), [nonce, MOST_ENTRIES, _LIFETIME_MS])
+        if isinstance(found, int):
+            return bool(found)
+        return [AuditEntry(lane, b"", fields[1].split(b"\n")) for fields in found]
+
+    async def finish(self, tenant: str, month: str, nonce: str, used: Mapping[str, Used]) -> bool:
+        """Add what was used before `begin`, by key, all of the tenant under the empty name; False: it was in vain."""
+        counts: list[str | int] = []
+        for key, each in ({"": Used()} | dict(used)).items():
+            suffix = f":{key}" if key else ""
+            counts += [f"calls{suffix}", each.calls, f"us{suffix}", each.compute_us]
+        args = [nonce, MOST_ENTRIES, _LIFETIME_MS, *counts]
+        return bool(await self._redis.script("seed", self._keys(tenant, month), args))
+
+    async def read(self, tenant: str, month: str) -> Used | None:
+        """What the tenant has used; None where that is not known here."""
+        use = self._keys(tenant, month)[0]
+        seeded, calls, compute = await self._redis.command("HMGET", use, "seeded", "calls", "us")
+        return None if seeded is None else Used(int(calls or 0), int(compute or 0))
+
+    def _keys(self, tenant: str, month: str) -> list[str]:
+        keys = self._redis.keys
+        return [keys.quota(tenant, month), keys.audit(keys.tenant(tenant).number)]
