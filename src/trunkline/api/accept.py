@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterable
+from typing import Protocol
 
 import orjson
 import uuid_utils
@@ -17,10 +18,18 @@ from trunkline.api.exchange import ANSWERED, Exchange
 from trunkline.api.http import Request
 from trunkline.api.messages import Message as Envelope
 from trunkline.audit.seed import TOOL_CALL, seed
-from trunkline.errors import Forbidden, InvalidMessage, SessionNotFound, TrunklineError, Unavailable
+from trunkline.errors import (
+    Forbidden,
+    InvalidMessage,
+    SessionNotFound,
+    TooManyRequests,
+    TrunklineError,
+    Unavailable,
+)
 from trunkline.logs import stations
 from trunkline.metrics import Metrics
-from trunkline.streams.calls import Calls, Message, Place
+from trunkline.streams.bounds import Admission
+from trunkline.streams.calls import Calls, Message, Place, UseUnknown
 from trunkline.streams.client import Redis
 from trunkline.streams.sessions import Sessions
 from trunkline.tenants.model import SCOPE_CALL
@@ -33,17 +42,27 @@ def new_call_id() -> str:
     return uuid_utils.uuid7().hex
 
 
+class Seeder(Protocol):
+    """Tells Redis what tenants have used of their quotas; `trunkline.tenants.quotas` does."""
+
+    async def seed(self, tenant: str, month: str) -> bool:
+        """Have it told; False where that cannot be done now."""
+
+
 class Acceptor:
     """Accepts messages for this pod."""
 
-    def __init__(self, redis: Redis, pod: str, sessions: Sessions, calls: Calls, metrics: Metrics) -> None:
+    def __init__(
+        self, redis: Redis, pod: str, sessions: Sessions, calls: Calls, metrics: Metrics, quotas: Seeder
+    ) -> None:
         self._redis = redis
         self._pod = pod
         self._sessions = sessions
         self._calls = calls
         self._metrics = metrics
+        self._quotas = quotas
 
-    async def take(self, identity: Identity, session: str, envelope: Envelope, body: bytes) -> None:
+    async def take(self, request: Request, identity: Identity, session: str, envelope: Envelope, body: bytes) -> None:
         """Do what a message of a session wants; what it is answered, if anything, comes on the session's own stream.
 
         Raises:
@@ -56,7 +75,7 @@ class Acceptor:
             await self._cancel(identity, session, envelope)
             self._metrics.accept_accepted.inc()
         else:
-            await self.enqueue(identity, session, envelope, body, new_call_id())
+            await self.enqueue(request, identity, session, envelope, body, new_call_id())
 
     async def refuse(self, request: Request, error: TrunklineError, envelope: Envelope) -> None:
         """Answer with the reason for which a message was refused."""
@@ -67,6 +86,7 @@ class Acceptor:
 
     async def enqueue(
         self,
+        request: Request,
         identity: Identity,
         session: str,
         envelope: Envelope,
@@ -74,7 +94,7 @@ class Acceptor:
         call: str,
         place: Place | None = None,
     ) -> None:
-        """Accept a message: once this returns, a request gets exactly one answer.
+        """Accept a message: once this returns, a request gets exactly one answer, which tells what is left of limits.
 
         Raises:
             TrunklineError: it was refused, and nothing came of it.
@@ -91,11 +111,34 @@ class Acceptor:
         formal = place is None and envelope.method == _INITIALIZED
         message = Message(call, session, request_id, body, audit, place, formal)
         started = time.perf_counter()
-        await self._calls.accept(identity.owner, message, identity.bounds)
+        try:
+            admission = await self._calls.accept(identity.owner, message, identity.bounds)
+        except UseUnknown as unknown:
+            admission = await self._seed(request, identity, message, unknown.month)
+        except TooManyRequests as error:
+            request.told = identity.told.refused(error)
+            raise
+        request.told = identity.told.accepted(admission, self._redis.clock.now)
         self._metrics.enqueue_seconds.observe(time.perf_counter() - started)
         self._metrics.accept_accepted.inc()
         if stations.on:
             stations.log("enqueue", call=call, tenant=identity.tenant.slug, session=session)
+
+    async def _seed(self, request: Request, identity: Identity, message: Message, month: str) -> Admission:
+        """Accept a message of a tenant with a quota, of which Redis does not know what it has used; tell it first.
+
+        Where it cannot be told, the tenant's calls go on.
+        """
+        known = await self._quotas.seed(identity.tenant.id, month)
+        bounds = identity.bounds if known else identity.bounds.regardless()
+        try:
+            try:
+                return await self._calls.accept(identity.owner, message, bounds)
+            except UseUnknown:  # a new month has begun, or Redis lost it again
+                return await self._calls.accept(identity.owner, message, bounds.regardless())
+        except TooManyRequests as error:
+            request.told = identity.told.refused(error)
+            raise
 
     def _audit(self, identity: Identity, envelope: Envelope, size: int) -> bytes:
         if envelope.method != TOOL_CALL or envelope.kind != "request":

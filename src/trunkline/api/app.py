@@ -15,6 +15,7 @@ from trunkline.api.heads import Head, Headers, KnownHeads, Route
 from trunkline.api.health import Health
 from trunkline.api.http import ClientGone, Request
 from trunkline.api.inbound import is_stateless
+from trunkline.api.ratelimit import EXPOSED
 from trunkline.api.sse import SseTransport
 from trunkline.api.stateless import StatelessTransport
 from trunkline.api.streamable import StreamableTransport
@@ -54,13 +55,11 @@ _ALLOWED_HEADERS = (
     "authorization, content-type, accept, mcp-protocol-version, mcp-session-id, last-event-id, mcp-method, mcp-name, "
     "traceparent, tracestate, x-request-id"
 )
-_EXPOSED_HEADERS = b"mcp-session-id, mcp-protocol-version, www-authenticate, retry-after"
+_EXPOSED_HEADERS = b"mcp-session-id, mcp-protocol-version, www-authenticate, retry-after, " + EXPOSED
 _CONTROL_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 _CONTROL_PAGES = frozenset({"/v1", "/docs", "/docs/", "/openapi.json"})
 _CONTROL_HEADERS = ", x-csrf-token, idempotency-key, if-match"
-_CONTROL_EXPOSED = (
-    b", link, location, etag, ratelimit, ratelimit-policy, x-request-id, idempotency-replayed, content-disposition"
-)
+_CONTROL_EXPOSED = b", link, location, etag, x-request-id, idempotency-replayed, content-disposition"
 
 
 class App:

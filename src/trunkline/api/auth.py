@@ -12,18 +12,21 @@ import orjson
 
 from trunkline.api.heads import Head
 from trunkline.api.http import Request
+from trunkline.api.ratelimit import RateLimit
 from trunkline.envelope import Caller
 from trunkline.errors import AddressNotAllowed, Forbidden, TenantNotFound, TooManyRequests, Unauthorized
 from trunkline.settings import Settings
-from trunkline.streams.bounds import Bounds
+from trunkline.streams.bounds import Bounds, Share
 from trunkline.streams.sessions import Owner, SessionTransport
 from trunkline.tenants.addresses import networks_of
 from trunkline.tenants.directory import TenantDirectory
-from trunkline.tenants.limits import limits_of
+from trunkline.tenants.limits import NO_QUOTAS, limits_of
 from trunkline.tenants.model import MESSAGE_SCOPES, Principal, Tenant, public_principal
 from trunkline.tenants.verify import UnknownSigningKey, Verifier
 
 _MOST_REMEMBERED = 20_000
+_SWEPT_BY = 60.0
+"""Seconds after its latest deadline by which a call is surely answered."""
 PUBLIC = "public"
 """What owns the sessions of callers without a key; no key id looks like it."""
 
@@ -38,22 +41,44 @@ class Identity:
     caller: bytes
     """The principal as it travels to the worker."""
     bounds: Bounds
+    told: RateLimit
+    """What answers say of the bounds."""
 
     @classmethod
-    def of(cls, tenant: Tenant, principal: Principal, transport: SessionTransport = "sse") -> Identity:
-        """Put together what follows from a tenant, a caller and the transport it has chosen."""
+    def of(
+        cls, tenant: Tenant, principal: Principal, transport: SessionTransport = "sse", longest: float = 600.0
+    ) -> Identity:
+        """Put together what follows from a tenant, a caller and the transport it has chosen.
+
+        Args:
+            tenant: Where the caller is.
+            principal: Who it is.
+            transport: How it speaks to us.
+            longest: Seconds that a call may take at most.
+        """
         expires = None if math.isinf(principal.expires_at) else int(principal.expires_at)
         caller = Caller(
             tenant.id, tenant.slug, principal.key_id, tuple(sorted(principal.scopes)), principal.tools, expires
         )
-        limits = tenant.limits
+        bounds = _bounds(tenant, principal, longest)
+        own = NO_QUOTAS if principal.limits is None else principal.limits.quotas
         return cls(
             tenant,
             principal,
             Owner(tenant.id, principal.key_id or PUBLIC, transport),
             caller.encode(),
-            Bounds.of(limits.rate, limits.burst, limits.in_flight),
+            bounds,
+            RateLimit(bounds, tenant.quotas, own),
         )
+
+
+def _bounds(tenant: Tenant, principal: Principal, longest: float) -> Bounds:
+    limits, own = tenant.limits, principal.limits
+    share = None
+    if own is not None:
+        share = Share(principal.key_id, own.rate, own.burst, own.in_flight, own.quotas)
+    life_ms = int((longest + _SWEPT_BY) * 1000)
+    return Bounds.of(limits.rate, limits.burst, limits.in_flight, quota=tenant.quotas, share=share, life_ms=life_ms)
 
 
 class Authenticator:
@@ -79,6 +104,7 @@ class Authenticator:
         self._verifier = verifier
         self._note_use = note_use
         self._trusted = settings.trusted_proxies
+        self._longest = settings.call_timeout_max
         self._public = settings.public_rate, settings.public_burst
         self._throttle = Throttle("This address sends faster than a public tenant allows.")
         self._identities: OrderedDict[tuple[str, str, str], Identity] = OrderedDict()
@@ -149,7 +175,7 @@ class Authenticator:
         )  # fmt: skip
         self.check_valid(principal)
         self._check_address(principal, request)
-        return Identity.of(tenant, principal)
+        return Identity.of(tenant, principal, longest=self._longest)
 
     def _check_address(self, principal: Principal, request: Request) -> None:
         if not principal.allows(request.address(self._trusted)):
@@ -194,7 +220,7 @@ class Authenticator:
             raise Forbidden(
                 f"This API key is for the control plane; it has none of {', '.join(sorted(MESSAGE_SCOPES))}."
             )
-        identity = Identity.of(tenant, principal, transport)
+        identity = Identity.of(tenant, principal, transport, self._longest)
         self._identities[place] = identity
         if len(self._identities) > _MOST_REMEMBERED:
             self._identities.popitem(last=False)

@@ -296,7 +296,7 @@ class Protocol(HttpToolsProtocol):
         await self.flow.drain()
 
 
-@lru_cache(256)
+@lru_cache(1024)
 def _lines(headers: Headers) -> bytes:
     """Headers as they are written; most answers have the same."""
     return b"".join(b"%b: %b\r\n" % header for header in headers)

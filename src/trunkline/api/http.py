@@ -38,7 +38,7 @@ class ClientGone(Exception):
 class Request:
     """One HTTP request: what its route needs of it."""
 
-    __slots__ = ("_cycle", "cors", "head", "protocol", "tenant", "waited")
+    __slots__ = ("_cycle", "cors", "head", "protocol", "tenant", "told", "waited")
 
     def __init__(self, head: Head, protocol: Protocol, cycle: RequestResponseCycle) -> None:
         self.head = head
@@ -49,6 +49,8 @@ class Request:
         """The name of the tenant in the path, for routes that have one."""
         self.cors: Headers = ()
         """Headers that every answer to this request carries (Fetch standard, CORS protocol)."""
+        self.told: Headers = ()
+        """What the answer says of the limits of its caller."""
         self.waited = False
         """Whether its body had to be waited for."""
 
@@ -169,7 +171,7 @@ class Request:
 
     async def begin(self, status: int, *headers: tuple[bytes, bytes]) -> None:
         """Begin an answer of unknown length; what follows is written by `Protocol.write_chunk`."""
-        await self._start(status, (*headers, *self.cors))
+        await self._start(status, headers + self.cors + self.told)
 
     async def end(self) -> None:
         """End an answer of unknown length."""
@@ -177,9 +179,9 @@ class Request:
 
     async def answer(self, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
         """Answer with a whole body."""
-        if self.protocol.answer(self._cycle, status, headers + self.cors, body):
+        if self.protocol.answer(self._cycle, status, headers + self.cors + self.told, body):
             return
-        await self._start(status, ((b"content-length", b"%d" % len(body)), *headers, *self.cors))
+        await self._start(status, ((b"content-length", b"%d" % len(body)), *headers, *self.cors, *self.told))
         body = b"" if self.head.method == "HEAD" else body
         await self._cycle.send({"type": "http.response.body", "body": body, "more_body": False})
 

@@ -46,6 +46,7 @@ from trunkline.streams.snapshots import Snapshots
 from trunkline.tenants.directory import TenantDirectory
 from trunkline.tenants.last_use import LastUse
 from trunkline.tenants.passwords import Passwords
+from trunkline.tenants.quotas import QuotaSeeder
 from trunkline.tenants.signing import Keyring
 from trunkline.tenants.unsettled import Unsettled
 from trunkline.tenants.verify import Verifier
@@ -171,7 +172,8 @@ class ApiProcess:
         authenticator = Authenticator(self._directory, self._verifier, settings, self._last_use.note)
         self._unsettled = Unsettled(settings, database, redis)
         calls = Calls(redis)
-        acceptor = Acceptor(redis, self._pod, sessions, calls, self._metrics)
+        self._quotas = QuotaSeeder(redis, database, settings.secret_key)
+        acceptor = Acceptor(redis, self._pod, sessions, calls, self._metrics, self._quotas)
         streaming = Streaming(settings, authenticator, sessions, self._connections, self._metrics)
         listeners = Listeners(streaming, self._connections)
         sse = SseTransport(authenticator, sessions, self._connections, streaming, acceptor, self._metrics)

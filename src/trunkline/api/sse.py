@@ -120,7 +120,7 @@ class SseTransport:
         if not is_session_id(session):
             raise SessionNotFound
         try:
-            await self._acceptor.take(identity, session, envelope, body)
+            await self._acceptor.take(request, identity, session, envelope, body)
         except TrunklineError as error:
             await self._acceptor.refuse(request, error, envelope)
             return

@@ -90,7 +90,7 @@ class StatelessTransport:
         exchange.wait_for(call, message.id)
         place = Place(call, self._pod, "modern", Opening(identity.caller, 0, context_of(request)))
         await self._streaming.answer(
-            request, exchange, partial(self._acceptor.enqueue, identity, call, message, body, call, place)
+            request, exchange, partial(self._acceptor.enqueue, request, identity, call, message, body, call, place)
         )
         if not exchange.whole:
             # Whether the client has gone (specification, basic/transports: closing the stream cancels), does not read

@@ -124,7 +124,7 @@ class StreamableTransport:
             elif message.kind == "request":
                 await self._answer(request, identity, message, body, self._form(takes, version))
             else:
-                await self._acceptor.take(identity, _session_of(request), message, body)
+                await self._acceptor.take(request, identity, _session_of(request), message, body)
                 await request.answer(202, b"")
         except TrunklineError as error:
             await self._acceptor.refuse(request, error, message)
@@ -139,7 +139,7 @@ class StreamableTransport:
         exchange = self._exchange(request, identity, session, call, form)
         exchange.wait_for(call, message.id)
         place = self._place(call, exchange.form)
-        accept = partial(self._acceptor.enqueue, identity, session, message, body, call, place)
+        accept = partial(self._acceptor.enqueue, request, identity, session, message, body, call, place)
         await self._streaming.answer(request, exchange, accept, patience=ANSWER_WAIT)
         await self._streaming.conclude(request, exchange)
         self._acceptor.forget(exchange)
@@ -157,7 +157,7 @@ class StreamableTransport:
         header = (_SESSION, session.encode())
 
         async def accept() -> None:
-            await self._acceptor.enqueue(identity, session, message, body, call, place)
+            await self._acceptor.enqueue(request, identity, session, message, body, call, place)
             self._metrics.sessions_opened_total.inc()
 
         await self._streaming.answer(request, exchange, accept, header, patience=ANSWER_WAIT)
@@ -187,7 +187,7 @@ class StreamableTransport:
         session = _session_of(request)
         requests = [part for part in parts if not isinstance(part.message, Message) or part.message.kind == "request"]
         if not requests:
-            await self._take_all(identity, session, parts)
+            await self._take_all(request, identity, session, parts)
             await request.answer(202, b"")
             return
         first = new_call_id()
@@ -203,10 +203,10 @@ class StreamableTransport:
             others = [part for part in parts if part not in requests]
             outcomes = await asyncio.gather(
                 *(
-                    self._accept_part(identity, session, part, call, place)
+                    self._accept_part(request, identity, session, part, call, place)
                     for call, part in zip(calls, requests, strict=True)
                 ),
-                self._take_all(identity, session, others),
+                self._take_all(request, identity, session, others),
                 return_exceptions=True,
             )
             _refuse_parts(exchange, calls, outcomes)
@@ -215,17 +215,19 @@ class StreamableTransport:
         await self._streaming.conclude(request, exchange)
         self._acceptor.forget(exchange)
 
-    async def _accept_part(self, identity: Identity, session: str, part: Part, call: str, place: Place) -> None:
+    async def _accept_part(
+        self, request: Request, identity: Identity, session: str, part: Part, call: str, place: Place
+    ) -> None:
         message = part.message
         if isinstance(message, InvalidMessage):
             raise message
         if message.method == INITIALIZE:
             raise InvalidMessage("initialize is not part of a batch; send it by itself.")
-        await self._acceptor.enqueue(identity, session, message, part.body, call, place)
+        await self._acceptor.enqueue(request, identity, session, message, part.body, call, place)
 
-    async def _take_all(self, identity: Identity, session: str, parts: Sequence[Part]) -> None:
+    async def _take_all(self, request: Request, identity: Identity, session: str, parts: Sequence[Part]) -> None:
         taking: list[Awaitable[None]] = [
-            self._acceptor.take(identity, session, part.message, part.body)
+            self._acceptor.take(request, identity, session, part.message, part.body)
             for part in parts
             if isinstance(part.message, Message)
         ]

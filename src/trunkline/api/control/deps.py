@@ -33,6 +33,7 @@ from trunkline.tenants.members import Members
 from trunkline.tenants.operators import Operators
 from trunkline.tenants.passwords import Passwords
 from trunkline.tenants.people import Moment
+from trunkline.tenants.quotas import QuotaSeeder
 from trunkline.tenants.rotation import SigningKeys
 from trunkline.tenants.tenants import Tenants
 from trunkline.tenants.verify import Verifier
@@ -57,6 +58,7 @@ class Control:
     members: Members
     operators: Operators
     signing: SigningKeys
+    quotas: QuotaSeeder
     configs: Configs
     usage: UsageReader
     tail: Tail
@@ -97,6 +99,7 @@ class Control:
             members=Members(settings, database, throttle, passwords, recorder),
             operators=Operators(settings, database, throttle, passwords, recorder),
             signing=SigningKeys(settings, database, redis, recorder),
+            quotas=QuotaSeeder(redis, database, settings.secret_key),
             configs=Configs(settings, database, redis, recorder),
             usage=UsageReader(database),
             tail=Tail(redis, database),

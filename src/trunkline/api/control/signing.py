@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, status
 from pydantic import Field
 
-from trunkline.api.control.deps import Answer, Body, ControlDep
+from trunkline.api.control.deps import Answer, Body, ControlDep, Id
 from trunkline.api.control.principal import OPERATOR_ONLY, Actor
 from trunkline.api.control.problems import responses
 from trunkline.errors import UsageError
@@ -65,7 +65,7 @@ async def rotate_signing_key(body: NewSigningKey, control: ControlDep, actor: Op
 
 
 @router.post("/v1/operator/signing-keys/{kid}/retire", responses=responses(409))
-async def retire_signing_key(kid: str, body: Retirement, control: ControlDep, actor: Operator) -> SigningKey:
+async def retire_signing_key(kid: Id, body: Retirement, control: ControlDep, actor: Operator) -> SigningKey:
     """Accept nothing any more that a key signed, once no API key that is in use hangs on it."""
     if body.at is not None and body.at.tzinfo is None:
         raise UsageError("at needs its zone, as in 2026-12-31T00:00:00Z.")
