@@ -2,7 +2,7 @@
 
 Both serve the same tool to the same client. Rounds alternate between the two, so that whatever else the machine
 does meets both; ratios are taken pair by pair. CPU is that of the server processes, the client's is not counted.
-`scripts/bench profile --help` shows where it goes.
+`scripts/bench profile --help` shows where it goes, `scripts/bench keys` what checking a key costs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import orjson
 import uvloop
 
-from bench import TOOL, TOOL_ONCE, TRANSPORTS, checks, phases, profile, report, sdk_server, servers
+from bench import TOOL, TOOL_ONCE, TRANSPORTS, checks, keys, phases, profile, report, sdk_server, servers
 from bench.report import progress
 from bench.servers import Server
 from bench.wire import WrongAnswerError
@@ -52,6 +52,8 @@ def main() -> int:
     try:
         if sys.argv[1:2] == ["profile"]:
             return profile.main(sys.argv[2:])
+        if sys.argv[1:2] == ["keys"]:
+            return keys.main(sys.argv[2:])
         return _compare(_options())
     except (servers.StartError, WrongAnswerError, checks.SwitchedOffError, TimeoutError) as error:
         progress(f"bench: {str(error) or 'a phase took too long'}")
