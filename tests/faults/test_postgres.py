@@ -167,6 +167,27 @@ async def test_calls_do_not_wait_for_a_postgres_that_answers_nothing(
             await until(is_back)
 
 
+async def test_revocations_and_suspensions_are_in_force_at_once_with_a_postgres_that_answers_nothing(
+    platform: Platform, proxy: Proxy, api: str
+) -> None:
+    token, record = await platform.keys.issue("demo")
+    pods = [api, await platform.api()]
+    async with connect(pods[0], key=token) as one, connect(pods[1], key=platform.key) as two:
+        proxy.stall("down")
+        for number in range(2):
+            for entry in platform.process(ApiProcess, number)._directory._entries.values():
+                entry.confirmed_at = float("-inf")
+        revoking = asyncio.create_task(platform.keys.revoke_first(record.id))
+        async with asyncio.timeout(1):
+            assert "key revoked" in await one.ended()
+        suspending = asyncio.create_task(platform.tenants.suspend_first("demo"))
+        async with asyncio.timeout(1):
+            assert "tenant changed" in await two.ended()
+        async with asyncio.timeout(PATIENCE):
+            assert await asyncio.gather(revoking, suspending) == [None, None]
+        proxy.heal()
+
+
 async def test_a_name_that_nobody_knows_is_refused_in_time_by_a_postgres_that_answers_nothing(
     platform: Platform, proxy: Proxy, api: str
 ) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 from tests.journey.conftest import Platform, eventually
@@ -103,6 +104,21 @@ async def test_a_suspended_tenant_is_refused_by_two_pods_in_time_and_its_streams
             return False
 
     await eventually(open_again)
+
+
+async def test_what_changes_of_a_tenant_before_its_suspension_is_written_down_comes_after_it(
+    platform: Platform, reachable: Switch
+) -> None:
+    await reachable(False)
+    assert await platform.tenants.suspend_first("demo") is None
+    await reachable(True)
+    assert (await platform.tenants.set("demo", {"burst": "7"})).status == "suspended"
+    assert (await platform.tenants.resume("demo")).status == "active"
+    query = "SELECT action FROM audit_events WHERE tenant_id = $1 ORDER BY seq DESC LIMIT 3"
+    tenant = UUID((await platform.tenants.get("demo")).id)
+    told = await as_owner(platform.settings.database_url, query, tenant, task="audit")
+    assert [row["action"] for row in told] == ["tenant.resume", "limits.set", "tenant.suspend"]
+    assert await platform.redis.command("HLEN", platform.redis.keys.emergency) == 0
 
 
 async def test_a_key_that_expires_is_refused_by_two_pods_in_time_and_its_streams_end(

@@ -71,6 +71,8 @@ class _Entry:
     patient_until: float
     """Until then nobody waits for a look; while the stores are away that is as long as it may be served."""
     retry_at: float = float("-inf")
+    announced: bool = False
+    """Whether a change was announced, which Redis has then: it is asked first, as it answers at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,18 +136,19 @@ class TenantDirectory:
                 return entry.tenant
             raise
 
-    def forget(self, slug: str) -> None:
+    def forget(self, slug: str, *, announced: bool = True) -> None:
         """Look before serving it again, because it changed; while no store answers the old copy is served still."""
         self._unknown.pop(slug, None)
         self._looks.pop(slug, None)  # what is under way may have read the state before
         entry = self._entries.get(slug)
         if entry is not None:
             entry.fresh_until = entry.patient_until = float("-inf")
+            entry.announced = announced
 
     def forget_all(self) -> None:
         """Like `forget`, of every name: for a pod that may have missed announcements."""
         for slug in (*self._entries, *self._unknown):
-            self.forget(slug)
+            self.forget(slug, announced=False)
 
     async def aclose(self) -> None:
         """End the looks that are under way."""
@@ -177,7 +180,8 @@ class TenantDirectory:
         began = self._clock()
         look = asyncio.current_task()
         try:
-            found = await self._find(slug, confirm=entry is not None and began - entry.confirmed_at >= CONFIRM)
+            due = entry is not None and not entry.announced and began - entry.confirmed_at >= CONFIRM
+            found = await self._find(slug, confirm=due)
         except Unavailable:
             if entry is not None:
                 entry.patient_until, entry.retry_at = entry.looked_at + STALE, self._clock() + RETRY

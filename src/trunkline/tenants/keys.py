@@ -22,6 +22,7 @@ from trunkline.streams.client import Redis
 from trunkline.streams.emergencies import Emergencies, Emergency
 from trunkline.tenants import tokens
 from trunkline.tenants.announce import Announcer, RevokedKey
+from trunkline.tenants.emergency import written
 from trunkline.tenants.key_options import DEFAULT_LIFETIME, KeyChanges, Wanted, check_lifetime, claims_of, wanted_of
 from trunkline.tenants.limits import KeyLimits
 from trunkline.tenants.signing import (
@@ -246,10 +247,7 @@ class Keys:
         emergency = Emergency("revoke", key_id, now, by)
         await self._emergencies.note(emergency)
         await self._announcer.keys_revoked([RevokedKey(key_id, now, now + self._longest.total_seconds())])
-        try:
-            return await self.settle(emergency)
-        except Unavailable:
-            return None
+        return await written(self.settle(emergency))
 
     async def settle(self, emergency: Emergency) -> KeyRecord:
         """Write down a revocation that is in force.

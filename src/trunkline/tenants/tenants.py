@@ -21,6 +21,7 @@ from trunkline.streams.client import Redis
 from trunkline.streams.emergencies import Emergencies, Emergency
 from trunkline.tenants import snapshot
 from trunkline.tenants.announce import Announcer, RevokedKey
+from trunkline.tenants.emergency import written
 from trunkline.tenants.limits import MOST_MONTHLY, Quotas
 from trunkline.tenants.model import Tenant, check_slug
 from trunkline.tenants.tables import KeyRow, TenantRow, ToolsetRow
@@ -223,10 +224,7 @@ class Tenants:
         await self._emergencies.note(emergency)
         tenant_id, version, changed = snapshot.suspended(known, int(now * 1000))
         await self._announcer.tenant_changed(slug, tenant_id, version, changed)
-        try:
-            return await self.settle(emergency)
-        except Unavailable:
-            return None
+        return await written(self.settle(emergency))
 
     async def settle(self, emergency: Emergency) -> Tenant:
         """Write down a suspension that is in force.

@@ -366,3 +366,29 @@ async def test_a_pod_without_a_database_asks_redis_alone(stores: Stores) -> None
     stores.redis_away = True
     with pytest.raises(Unavailable):
         await directory.get("another")
+
+
+async def test_after_an_announcement_redis_is_asked_first_however_long_ago_postgres_was(
+    stores: Stores, directory: TenantDirectory
+) -> None:
+    stores.redis["acme"] = stored()
+    await directory.get("acme")
+    stores.now += 2 * module.CONFIRM
+    stores.postgres_gate.clear()
+    stores.redis["acme"] = stored(version=2, status="suspended")
+    directory.forget("acme")
+    found = await directory.get("acme")
+    assert (found and found.status, stores.postgres_asked) == ("suspended", 0)
+
+
+@pytest.mark.parametrize(("in_redis", "status"), [(3, "suspended"), (1, "active")])
+async def test_what_redis_has_counts_where_it_is_newer_than_what_postgres_has(
+    stores: Stores, directory: TenantDirectory, in_redis: int, status: str
+) -> None:
+    copy = stored(version=in_redis, status="suspended" if in_redis == 3 else "active")
+    await stores.put("tenant", "acme", in_redis, copy)
+    stores.postgres["acme"] = stored(version=2)
+    await directory.get("acme")
+    stores.now += 2 * module.CONFIRM
+    found = await directory.get("acme")
+    assert (found and found.status, stores.postgres_asked) == (status, 1)
