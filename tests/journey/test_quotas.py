@@ -120,6 +120,7 @@ async def test_compute_is_counted_as_the_log_has_it_and_bounded(platform: Platfo
         assert refused.headers["ratelimit-policy"] == '"compute";q=1;w=2592000'
     await platform.stop(worker)
     assert used == Used(3, sum(row["compute_us"] for row in await rows(platform)))
+    assert used.compute_us > 0
 
 
 async def test_a_key_has_limits_of_its_own_and_other_keys_go_on(platform: Platform) -> None:

@@ -36,8 +36,8 @@ def event(redis: Redis, tenant: str, actor: str = KEY, days_ago: float = 0) -> l
     """A call that has ended, as scripts tell of it."""
     at = int(redis.clock.now_ms() - days_ago * 86_400_000)
     member = f"{tenant}:{'5' * 32}:{uuid7().hex}"
-    seed = f'["{actor}","echo","api-0","{"A" * 43}="]'
-    head = (member, "ok", "worker-0", str(at + 5), str(at), "1")
+    seed = f'["{actor}","echo","api-0","{"A" * 43}=",100]'
+    head = (member, "ok", "1500", "20", "worker-0", str(at + 5), str(at), "1")
     return [line.encode() for line in (*head, seed)]
 
 
@@ -61,13 +61,13 @@ async def test_each_call_counts_once_wherever_it_is(
     await in_the_log(settings, database, written, both, before)
     await on_its_way(redis, acme.id, both, waiting, public)
     await on_its_way(redis, acme.id, waiting, before, others)
-    await on_its_way(redis, acme.id, [b"no", b"event", b"", b"", b"", b"", b""])
+    await on_its_way(redis, acme.id, [b"no", b"event", *([b""] * 7)])
     month = month_of(redis.clock.now())
     assert await seeder.seed(acme.id, month)
     use = redis.keys.quota(acme.id, month)
-    assert await QuotaUse(redis).read(acme.id, month) == Used(4, 0)
+    assert await QuotaUse(redis).read(acme.id, month) == Used(4, 6_000)
     assert await redis.command("HGET", use, f"calls:{KEY}") == b"3"
-    assert await seeder.used(acme.id, month) == Used(4, 0)
+    assert await seeder.used(acme.id, month) == Used(4, 6_000)
 
 
 async def test_where_redis_does_not_know_people_are_told_what_the_log_has(
@@ -76,7 +76,7 @@ async def test_where_redis_does_not_know_people_are_told_what_the_log_has(
     month = month_of(redis.clock.now())
     assert await seeder.used(acme.id, month) == Used(0, 0)
     await in_the_log(settings, database, event(redis, acme.id))
-    assert await seeder.used(acme.id, month) == Used(1, 0)
+    assert await seeder.used(acme.id, month) == Used(1, 1_500)
     assert await QuotaUse(redis).read(acme.id, month) is None
 
 
@@ -87,7 +87,7 @@ async def test_however_many_ask_at_once_it_is_told_once(
     month = month_of(redis.clock.now())
     pods = [QuotaSeeder(redis, database, settings.secret_key) for _ in range(3)]
     assert all(await asyncio.gather(*(pod.seed(acme.id, month) for pod in pods * 4)))
-    assert await QuotaUse(redis).read(acme.id, month) == Used(1, 0)
+    assert await QuotaUse(redis).read(acme.id, month) == Used(1, 1_500)
 
 
 async def test_with_postgres_away_or_too_much_on_its_way_nothing_is_told_and_not_asked_again_at_once(

@@ -71,7 +71,7 @@ local function warn(base, tenant, lane, meter, now, what, key, soft, used)
   local seed = string.format('{"action":"quota.soft","target":"%s","actor":"%s","detail":{"month":"%s","soft":%d,"used":%d}}',
     what, key, meter.month[1], soft, used)
   local at = string.format('%d', now)
-  redis.call('XADD', lane .. 'audit', '*', 'e', table.concat({tenant .. '::' .. id, 'ok', '', at, at, 'null', seed}, '\n'))
+  redis.call('XADD', lane .. 'audit', '*', 'e', table.concat({tenant .. '::' .. id, 'ok\n0\n0', '', at, at, 'null', seed}, '\n'))
   redis.call('INCR', lane .. 'unwritten')
 end
 
