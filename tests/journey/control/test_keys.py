@@ -173,3 +173,23 @@ async def test_a_key_with_addresses_works_from_them_alone_here_too(control: Cont
         answer = await client.get(KEYS)
         assert (answer.status_code, answer.json()["type"].rpartition("#")[2]) == (403, "address-not-allowed")
         assert (await client.get(KEYS, headers={"x-forwarded-for": "192.0.2.9"})).status_code == 200
+
+
+async def test_a_developer_manages_the_keys_that_they_issued_and_no_other(control: ControlRig) -> None:
+    made, owner = await control.sign_up()
+    slug = made["tenant"]["slug"]
+    keys = f"/v1/tenants/{slug}/keys"
+    developer = await control.join(slug, owner, "developer")
+    own = await control.call("POST", keys, developer.token, {"name": "mine"})
+    assert own.status_code == 201, own.text
+    assert own.json()["key"]["created_by"] == f"user:{developer.id}"
+    assert (await control.call("POST", keys, developer.token, {"scopes": ["tenant:admin"]})).status_code == 403
+    mine, first = f"{keys}/{own.json()['key']['id']}", f"{keys}/{made['key']['key']['id']}"
+    for method, path, body in (("PATCH", "", {"name": "x"}), ("POST", "/rotate", {}), ("DELETE", "", None)):
+        refused = await control.call(method, first + path, developer.token, body)
+        assert (refused.status_code, "keys that you issued" in refused.json()["detail"]) == (403, True)
+        assert (await control.call(method, mine + path, developer.token, body)).status_code in {200, 201}
+    assert (await control.call("GET", first, developer.token)).status_code == 200
+    auditor = await control.join(slug, owner, "auditor")
+    assert (await control.call("POST", keys, auditor.token, {})).status_code == 403
+    assert (await control.call("DELETE", first, owner.token)).status_code == 200
