@@ -26,9 +26,10 @@ from trunkline.tenants.passwords import Passwords, check_password
 from trunkline.tenants.patterns import ALL_TOOLS
 from trunkline.tenants.people import Doors, User, check_email
 from trunkline.tenants.roles import Role
+from trunkline.tenants.settable import check_name
 from trunkline.tenants.sign_ins import SignIn, SignInKind, SignIns, digest_of
 from trunkline.tenants.tables import KeyRow, TenantRow, ToolsetRow
-from trunkline.tenants.tenants import Tenants, check_name, switch, toolsets_of
+from trunkline.tenants.tenants import Tenants, switch, toolsets_of
 
 FIRST_TOOLSET: Final = "demo"
 """The builtin toolset, which every worker hosts: on from the start, so that a first call finds something to call."""

@@ -14,8 +14,8 @@ from trunkline.tenants.addresses import check_addresses, covers
 from trunkline.tenants.limits import KeyLimits
 from trunkline.tenants.model import check_scopes
 from trunkline.tenants.patterns import check_tools, patterns_cover
+from trunkline.tenants.settable import check_name
 from trunkline.tenants.tables import KeyRow, TenantRow
-from trunkline.tenants.tenants import check_name
 
 DEFAULT_LIFETIME = timedelta(days=90)
 SHORTEST_LIFETIME = timedelta(minutes=1)

@@ -25,6 +25,7 @@ from trunkline.tenants.announce import Announcer, RevokedKey
 from trunkline.tenants.emergency import written
 from trunkline.tenants.key_options import DEFAULT_LIFETIME, KeyChanges, Wanted, check_lifetime, claims_of, wanted_of
 from trunkline.tenants.limits import KeyLimits
+from trunkline.tenants.settable import check_name
 from trunkline.tenants.signing import (
     SigningKey,
     encode_keys,
@@ -33,7 +34,7 @@ from trunkline.tenants.signing import (
     signing_sealer,
 )
 from trunkline.tenants.tables import KeyRow, TenantRow
-from trunkline.tenants.tenants import DIRECTORY, check_name, read
+from trunkline.tenants.tenants import DIRECTORY, read
 
 DEFAULT_OVERLAP = timedelta(hours=24)
 """How long a rotated key goes on working beside the new one, unless said otherwise."""

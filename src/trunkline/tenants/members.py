@@ -21,8 +21,8 @@ from trunkline.tenants.accounts import add_user, known, user_of
 from trunkline.tenants.passwords import Passwords, check_password
 from trunkline.tenants.people import Doors, Moment, User, behind, check_email
 from trunkline.tenants.roles import Role, may_make
+from trunkline.tenants.settable import check_name
 from trunkline.tenants.sign_ins import SignIn, SignIns, digest_of, random_text
-from trunkline.tenants.tenants import check_name
 
 INVITATION_PREFIX: Final = "tli_"
 _ACCOUNT: Final = task_scope("account")

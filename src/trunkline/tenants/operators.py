@@ -19,8 +19,8 @@ from trunkline.streams.throttle import RedisThrottle
 from trunkline.tenants.account_tables import OperatorRow, SignInRow, SignupCodeRow
 from trunkline.tenants.passwords import Passwords, check_password
 from trunkline.tenants.people import Doors, Moment, behind, check_email
+from trunkline.tenants.settable import check_name
 from trunkline.tenants.sign_ins import SignIn, SignInKind, SignIns, digest_of, random_text
-from trunkline.tenants.tenants import check_name
 
 CODE_PREFIX: Final = "tlc_"
 _OPERATOR: Final = task_scope("operator")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from trunkline.errors import UsageError
 from trunkline.tenants.key_options import check_lifetime, parse_duration
 from trunkline.tenants.patterns import check_tools, patterns_cover
-from trunkline.tenants.tenants import parse_changes
+from trunkline.tenants.settable import parse_changes
 from trunkline.toolsets.access import allowed
 
 
