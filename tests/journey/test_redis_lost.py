@@ -19,7 +19,7 @@ from tests.streamable import call, client
 from trunkline.api import stream as streams
 from trunkline.api.run import ApiProcess
 from trunkline.settings import Settings
-from trunkline.streams.bounds import Bounds
+from trunkline.streams.bounds import Admission, Bounds
 from trunkline.streams.calls import Calls, Message
 from trunkline.streams.client import Redis
 from trunkline.streams.sessions import Owner
@@ -116,7 +116,7 @@ async def test_a_post_that_is_accepted_after_redis_was_back_is_answered(
     pod = platform.process(ApiProcess)
     accept = Calls.accept
 
-    async def accept_late(calls: Calls, owner: Owner, message: Message, bounds: Bounds) -> None:
+    async def accept_late(calls: Calls, owner: Owner, message: Message, bounds: Bounds) -> Admission:
         heard, renew = asyncio.Event(), pod._forwarder._renew_soon
 
         def renew_soon(stream: Any) -> None:
@@ -127,7 +127,7 @@ async def test_a_post_that_is_accepted_after_redis_was_back_is_answered(
         await platform.redis.command("CLIENT", "KILL", "TYPE", "pubsub")
         await heard.wait()  # the subscription is back
         await platform.redis.command("PING")
-        await accept(calls, owner, message, bounds)
+        return await accept(calls, owner, message, bounds)
 
     async with client(api, key=platform.key) as one, asyncio.timeout(PATIENCE):
         await one.initialize()
