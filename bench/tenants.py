@@ -27,10 +27,13 @@ from bench.phases import SETTLE, quantile, spent
 from bench.report import progress
 from bench.servers import Server
 from trunkline.settings import Settings
-from trunkline.tenants import tokens
+from trunkline.streams.client import Redis
+from trunkline.streams.snapshots import Snapshots
+from trunkline.tenants import snapshot, tokens
+from trunkline.tenants.announce import TENANT
 from trunkline.tenants.key_options import claims_of
 from trunkline.tenants.signing import SigningKey, signing_sealer
-from trunkline.tenants.tables import KeyRow, TenantRow
+from trunkline.tenants.tables import KeyRow, TenantRow, ToolsetRow
 
 AT_ONCE = 64
 LARGE = 10_000
@@ -84,9 +87,14 @@ async def populate(server: Server, count: int) -> list[Tenant]:
             await database.execute(f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY")
         signing = await _signing_key(database, settings)
         now = datetime.now(UTC).replace(microsecond=0)
-        tenants = [TenantRow(id=uuid7().hex, slug=f"t{number:05}", name="bench") for number in range(count)]
-        keys = [_key(tenant, signing.kid, now) for tenant in tenants]
         version = int(now.timestamp() * 1000)
+        tenants = [
+            TenantRow(
+                id=uuid7().hex, slug=f"t{number:05}", name="bench", access="key", status="active", version=version
+            )
+            for number in range(count)
+        ]
+        keys = [_key(tenant, signing.kid, now) for tenant in tenants]
         await database.copy_records_to_table(
             "tenants",
             columns=["id", "slug", "name", "version"],
@@ -105,10 +113,22 @@ async def populate(server: Server, count: int) -> list[Tenant]:
             await database.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")
     finally:
         await database.close()
+    await _put_into_redis(settings, tenants)
     return [
         Tenant(f"{settings.tenant_url(tenant.slug)}/mcp", tokens.sign(claims_of(settings, tenant, key), signing))
         for tenant, key in zip(tenants, keys, strict=True)
     ]
+
+
+async def _put_into_redis(settings: Settings, tenants: Sequence[TenantRow]) -> None:
+    """The copies that pods read first."""
+    redis = await Redis.connect(settings, "bench")
+    snapshots, toolset = Snapshots(redis), [ToolsetRow(name="bench", enabled=True)]
+    for start in range(0, len(tenants), 500):
+        part = tenants[start : start + 500]
+        puts = (snapshots.put(TENANT, row.slug, row.version, snapshot.encode(row, toolset)) for row in part)
+        await asyncio.gather(*puts)
+    await redis.aclose()
 
 
 def _key(tenant: TenantRow, kid: str, now: datetime) -> KeyRow:
