@@ -15,10 +15,16 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 __version__ = "0.1.0"
 
-__all__ = ["CurrentTenant", "__version__", "current_tenant"]
+__all__ = ["CurrentTenant", "NotConfigured", "__version__", "current_config", "current_tenant"]
+
+Config = TypeVar("Config", bound="BaseModel")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,3 +43,33 @@ current_tenant_var: ContextVar[CurrentTenant | None] = ContextVar("trunkline_ten
 def current_tenant() -> CurrentTenant | None:
     """The tenant whose call is being executed, in a hosted server's handlers and threads; None elsewhere."""
     return current_tenant_var.get()
+
+
+class NotConfigured(Exception):
+    """The tenant has to configure a toolset before it can be used; clients may read the sentence."""
+
+
+current_configs_var: ContextVar[tuple[BaseModel, ...]] = ContextVar("trunkline_configs", default=())
+
+
+def current_config(model: type[Config]) -> Config:
+    """What the tenant whose call is being executed has configured, in a hosted server's handlers and threads.
+
+    Args:
+        model: The class that the server declares as its `trunkline_config`.
+
+    Returns:
+        The tenant's values; the model's own defaults where it has set none, and outside of a call.
+
+    Raises:
+        NotConfigured: it has set none, and a field has no default.
+    """
+    for configured in current_configs_var.get():
+        if type(configured) is model:
+            return configured
+    missing = [name for name, field in model.model_fields.items() if field.is_required()]
+    if missing:
+        raise NotConfigured(
+            f"This tool is not configured yet: an administrator of the tenant has to set {', '.join(missing)}."
+        )
+    return model()

@@ -14,7 +14,7 @@ from typing import Any, Protocol, Self
 from mcp.server.lowlevel import Server
 from mcp.shared.subscriptions import ServerEvent
 from mcp_types import Tool
-from pydantic import SecretStr
+from pydantic import BaseModel, SecretStr
 
 from trunkline.errors import StartRefused
 from trunkline.toolsets.builtin import demo
@@ -66,15 +66,22 @@ def gather(specs: Iterable[str] = ()) -> tuple[Toolset, ...]:
     """The toolsets of this process: the builtin one, those of installed packages, and those named `module:object`.
 
     Raises:
-        StartRefused: one of them cannot be loaded, or two different servers have the same name.
+        StartRefused: one of them cannot be loaded, or two different servers have the same name or are configured by
+            the same class, which is what a handler asks for.
     """
     taken: dict[str, Toolset] = {}
+    configured: dict[type[BaseModel], str] = {}
     for candidate in (toolset(demo, "builtin"), *discover(), *(load(spec) for spec in specs)):
         first = taken.setdefault(candidate.name, candidate)
         if first.server is not candidate.server:
             raise StartRefused(
                 f"Two MCP servers are called '{candidate.name}' ({first.source} and {candidate.source}); "
                 "give one of them another name."
+            )
+        if candidate.config is not None and configured.setdefault(candidate.config, first.name) != first.name:
+            raise StartRefused(
+                f"The toolsets '{configured[candidate.config]}' and '{first.name}' have the same class as their "
+                "trunkline_config; derive one of its own for each."
             )
     return tuple(taken.values())
 
@@ -137,6 +144,11 @@ class Catalog:
     def names(self) -> tuple[str, ...]:
         """What can be switched on here."""
         return tuple(each.name for each in self._toolsets)
+
+    @property
+    def toolsets(self) -> tuple[Toolset, ...]:
+        """What can be switched on here, as it was found."""
+        return self._toolsets
 
     def server_for(self, switches: tuple[Switch, ...]) -> Hosted:
         """The server for tenants with these switches, in the order in which they were first switched on.

@@ -13,10 +13,12 @@ from typing import Any
 from mcp.server.lowlevel import Server
 from mcp.server.mcpserver import MCPServer
 from mcp.server.subscriptions import SubscriptionBus
+from pydantic import BaseModel
 
 from trunkline.errors import StartRefused
 from trunkline.toolsets import request_state  # noqa: F401 - before any server is made: it remembers their policies
 from trunkline.toolsets.changes import bus_of
+from trunkline.toolsets.configurable import config_model
 from trunkline.toolsets.names import slug
 
 GROUP = "trunkline.toolsets"
@@ -34,6 +36,8 @@ class Toolset:
     """Where it was found, for people."""
     bus: SubscriptionBus | None = None
     """Where the server publishes what has changed."""
+    config: type[BaseModel] | None = None
+    """What tenants may configure of it."""
 
     @property
     def title(self) -> str:
@@ -76,7 +80,8 @@ def toolset(found: object, source: str) -> Toolset:
     """Make a toolset of a server, or of what a function without arguments returns.
 
     Raises:
-        StartRefused: it is no MCP server, or its name leaves nothing to call it by.
+        StartRefused: it is no MCP server, its name leaves nothing to call it by, or tenants could not configure what
+            it says that they may.
     """
     if not isinstance(found, Server | MCPServer) and callable(found):
         try:
@@ -93,7 +98,8 @@ def toolset(found: object, source: str) -> Toolset:
     name = slug(found.name)
     if not name:
         raise StartRefused(f"The MCP server '{source}' needs a name with letters or digits in it.")
-    return Toolset(name=name, server=lowlevel(found), source=source, bus=bus_of(found))
+    config = config_model(found, source)
+    return Toolset(name=name, server=lowlevel(found), source=source, bus=bus_of(found), config=config)
 
 
 def lowlevel(server: Server[Any] | MCPServer[Any]) -> Server[Any]:
