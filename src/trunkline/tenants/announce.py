@@ -18,6 +18,8 @@ TENANT = "tenant"
 """Kind of the snapshots of tenants, named by slug."""
 SIGNING_KEYS = "signing-keys"
 """Kind of the one snapshot, named `all`, of the public signing keys."""
+CONFIG = "config"
+"""Kind of the snapshots of toolsets' configurations, named `<tenant id>:<toolset>`; their secrets are sealed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,11 @@ class Announcer:
         with _stored("The new signing key", "at the first call with a key that it signed"):
             await self._snapshots.put(SIGNING_KEYS, "all", version, snapshot)
             await announce(self._redis, SigningKeysChanged())
+
+    async def configured(self, tenant_id: str, toolset: str, version: int, config: bytes) -> None:
+        """Put a toolset's configuration where workers find it; `tenant_changed` then has them look."""
+        with _stored(f"The configuration of toolset {toolset}", "within 5 minutes after Redis is back"):
+            await self._snapshots.put(CONFIG, f"{tenant_id}:{toolset}", version, config)
 
 
 @contextmanager

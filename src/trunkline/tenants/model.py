@@ -80,6 +80,8 @@ class Tenant:
     """In the order of first switching on, which names depend on: it stays when one is switched off and on."""
     version: int
     quotas: Quotas = NO_QUOTAS
+    configured: tuple[tuple[str, int], ...] = ()
+    """Those that are on and that it has configured, with the version of the configuration."""
 
     @property
     def enabled_toolsets(self) -> tuple[str, ...]:

@@ -31,10 +31,14 @@ def encode(row: TenantRow, toolsets: Iterable[ToolsetRow]) -> bytes:
             "status": row.status,
             "limits": [row.rate, row.burst, row.in_flight, row.sessions],
             "quotas": [row.monthly_calls, row.monthly_calls_soft, row.monthly_compute, row.monthly_compute_soft],
-            "toolsets": [[toolset.name, toolset.enabled] for toolset in toolsets],
+            "toolsets": [_toolset(toolset) for toolset in toolsets],
             "version": row.version,
         }
     )
+
+
+def _toolset(row: ToolsetRow) -> list[str | bool | int]:
+    return [row.name, row.enabled, row.config_version] if row.config_version else [row.name, row.enabled]
 
 
 def decode(snapshot: bytes, defaults: Limits) -> Tenant | None:
@@ -55,7 +59,8 @@ def decode(snapshot: bytes, defaults: Limits) -> Tenant | None:
             defaults.in_flight if in_flight is None else in_flight,
             defaults.sessions if sessions is None else sessions,
         ),
-        toolsets=tuple(ToolsetSwitch(name, enabled) for name, enabled in fields["toolsets"]),
+        toolsets=tuple(ToolsetSwitch(name, enabled) for name, enabled, *_ in fields["toolsets"]),
+        configured=tuple((name, *version) for name, enabled, *version in fields["toolsets"] if enabled and version),
         version=fields["version"],
         quotas=Quotas(*fields.get("quotas", ())),
     )

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Text, UniqueConstraint, text
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from trunkline.db import Base, HexId
@@ -60,6 +60,45 @@ class ToolsetRow(Base):
     position: Mapped[int]
     enabled: Mapped[bool]
     config: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
+    config_version: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    """The tenant's version with which it was configured; 0 while it is not."""
+    secrets: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
+    """By field, `v`: the version in which it was set, and `s`: the sealed value in base64."""
+
+
+class HostedToolsetRow(Base):
+    """A toolset that workers host, as they say at their start: API pods import no servers."""
+
+    __tablename__ = "hosted_toolsets"
+
+    name: Mapped[str] = mapped_column(Text, primary_key=True)
+    title: Mapped[str] = mapped_column(Text)
+    source: Mapped[str] = mapped_column(Text)
+    config_schema: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    seen_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
+
+
+class IdempotencyRow(Base):
+    """A request that made something, by its Idempotency-Key, and what it was answered."""
+
+    __tablename__ = "idempotency_keys"
+    __table_args__ = (
+        UniqueConstraint("tenant_id", "principal", "digest", postgresql_nulls_not_distinct=True),
+        Index(None, "created_at"),
+    )
+
+    id: Mapped[str] = mapped_column(HexId, primary_key=True)
+    tenant_id: Mapped[str | None] = mapped_column(HexId)
+    """NULL for what is no tenant's, such as signing up."""
+    principal: Mapped[str] = mapped_column(Text)
+    digest: Mapped[bytes]
+    """SHA-256 of the key."""
+    request_hash: Mapped[bytes]
+    status: Mapped[int | None]
+    """NULL while it runs."""
+    response: Mapped[bytes | None]
+    """The answer, sealed: it may hold an API key, which is shown once."""
+    created_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
 
 
 class KeyRow(Base):
