@@ -64,36 +64,31 @@ class Connection(asyncio.Protocol):
             ConnectionLost: Redis cannot be reached, or refuses the credentials.
         """
         target = cast("dict[str, Any]", parse_url(url))
-        loop = asyncio.get_running_loop()
+        connection = cls(on_push, timeout)
         try:
             async with asyncio.timeout(timeout):
-                connection = await cls._dial(loop, target, on_push, timeout)
+                await connection._reach(target)
                 for command in _greeting(target, name):
                     await connection.send(*command)
         except (OSError, TimeoutError, RedisRefusal) as error:
+            connection.close()
             raise ConnectionLost(f"Redis cannot be reached: {error}") from error
+        except asyncio.CancelledError:
+            connection.close()  # nobody else knows of it
+            raise
         return connection
 
-    @classmethod
-    async def _dial(
-        cls,
-        loop: asyncio.AbstractEventLoop,
-        target: dict[str, Any],
-        on_push: Callable[[Reply], None] | None,
-        timeout: float,
-    ) -> Self:
-        connection = cls(on_push, timeout)
+    async def _reach(self, target: dict[str, Any]) -> None:
         if path := target.get("path"):
-            await loop.create_unix_connection(lambda: connection, path)
-            return connection
+            await self._loop.create_unix_connection(lambda: self, path)
+            return
         encrypted = "SSL" in getattr(target.get("connection_class"), "__name__", "")
-        await loop.create_connection(
-            lambda: connection,
+        await self._loop.create_connection(
+            lambda: self,
             target.get("host", "localhost"),
             target.get("port", 6379),
             ssl=ssl.create_default_context(cafile=target.get("ssl_ca_certs")) if encrypted else None,
         )
-        return connection
 
     def send(self, *command: Argument) -> asyncio.Future[Reply]:
         """Send one command; the future gives its reply, or raises RedisRefusal or ConnectionLost."""

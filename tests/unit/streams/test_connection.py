@@ -118,3 +118,27 @@ def test_the_greeting_logs_in_names_the_process_and_selects_the_database() -> No
         ("AUTH", "p"), ("CLIENT", "SETNAME", "w"), ("SELECT", 2),
     ]  # fmt: skip
     assert _greeting({"username": "u", "password": "p"}, "w")[0] == ("AUTH", "u", "p")
+
+
+async def test_a_connection_that_is_given_up_while_it_is_made_is_closed() -> None:
+    """Whoever follows something may hang up before Redis has answered the greeting."""
+    accepted: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
+    silent = await asyncio.start_server(lambda *streams: accepted.put_nowait(streams), "127.0.0.1", 0)
+    port = silent.sockets[0].getsockname()[1]
+    try:
+        opening = asyncio.create_task(Connection.open(f"redis://127.0.0.1:{port}", "test"))
+        async with asyncio.timeout(5):
+            reader, writer = await accepted.get()
+            assert await reader.read(1)
+            opening.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await opening
+            while True:  # reset, or an orderly end: either says that it is closed
+                try:
+                    if not await reader.read(1_024):
+                        break
+                except ConnectionResetError:
+                    break
+        writer.close()
+    finally:
+        silent.close()
