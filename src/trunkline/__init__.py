@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -69,7 +70,15 @@ def current_config(model: type[Config]) -> Config:
             return configured
     missing = [name for name, field in model.model_fields.items() if field.is_required()]
     if missing:
-        raise NotConfigured(
+        raise _not_configured()(
             f"This tool is not configured yet: an administrator of the tenant has to set {', '.join(missing)}."
         )
     return model()
+
+
+@cache
+def _not_configured() -> type[NotConfigured]:
+    """The kind of NotConfigured whose sentence the SDK passes on: it tells clients nothing of other exceptions."""
+    from mcp.server.mcpserver.exceptions import ToolError
+
+    return type("NotConfigured", (NotConfigured, ToolError), {"__module__": __name__})

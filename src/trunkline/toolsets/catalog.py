@@ -150,6 +150,11 @@ class Catalog:
         """What can be switched on here, as it was found."""
         return self._toolsets
 
+    @property
+    def models(self) -> dict[str, type[BaseModel]]:
+        """By toolset, what tenants may configure of it."""
+        return {each.name: each.config for each in self._toolsets if each.config is not None}
+
     def server_for(self, switches: tuple[Switch, ...]) -> Hosted:
         """The server for tenants with these switches, in the order in which they were first switched on.
 

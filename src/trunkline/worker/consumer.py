@@ -9,6 +9,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 import structlog
+from pydantic import BaseModel
 
 from trunkline.envelope import Call, decode_caller
 from trunkline.errors import TrunklineError, Unavailable
@@ -21,6 +22,7 @@ from trunkline.streams.connection import ConnectionLost, RedisRefusal
 from trunkline.streams.lanes import LaneReader
 from trunkline.streams.lost import MOST_ATTEMPTS
 from trunkline.streams.outbox import Outbox
+from trunkline.tenants.config_reader import ConfigReader
 from trunkline.tenants.directory import TenantDirectory
 from trunkline.tenants.model import Tenant
 from trunkline.worker.answers import Answer, in_its_place, overdue, stopped, too_late
@@ -52,13 +54,20 @@ class Consumer:
     """
 
     def __init__(
-        self, redis: Redis, worker: str, executor: Executor, directory: TenantDirectory, metrics: Metrics
+        self,
+        redis: Redis,
+        worker: str,
+        executor: Executor,
+        directory: TenantDirectory,
+        configs: ConfigReader,
+        metrics: Metrics,
     ) -> None:
         self._redis = redis
         self._settings = redis.settings
         self._worker = worker
         self._executor = executor
         self._directory = directory
+        self._configs = configs
         self._metrics = metrics
         self._calls = Calls(redis)
         self._attempts = Attempts(redis, worker)
@@ -240,7 +249,13 @@ class Consumer:
             return in_its_place(call, error.message)
         if tenant is None or tenant.id != caller.tenant_id:
             return in_its_place(call, "The tenant does not exist any more.")
-        execution = self._executor.prepare(call, caller, tenant.toolsets, self.clients.of(running))
+        configs: tuple[BaseModel, ...] = ()
+        if tenant.configured:
+            try:
+                configs = await self._configs.of(tenant)
+            except TrunklineError as error:
+                return in_its_place(call, error.message)
+        execution = self._executor.prepare(call, caller, tenant.toolsets, self.clients.of(running), configs)
         if call.attempt >= MOST_ATTEMPTS:
             return await self._execute_on_probation(running, execution)
         running.repeatable = execution.repeatable

@@ -30,10 +30,11 @@ from mcp_types import (
 )
 from mcp_types.methods import CACHEABLE_METHODS, is_input_required
 from mcp_types.version import LATEST_MODERN_VERSION
+from pydantic import BaseModel
 
-from trunkline import CurrentTenant, current_tenant_var
+from trunkline import CurrentTenant, NotConfigured, current_configs_var, current_tenant_var
 from trunkline.envelope import Call, Caller
-from trunkline.errors import REFUSED
+from trunkline.errors import INTERNAL_ERROR, REFUSED
 from trunkline.metrics import Outcome
 from trunkline.toolsets.access import allowed, filter_listing
 from trunkline.toolsets.catalog import Catalog, Hosted, Switch
@@ -63,21 +64,34 @@ class Executor:
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
 
-    def prepare(self, call: Call, caller: Caller, switches: tuple[Switch, ...], client: Client) -> Execution:
-        """Make one message ready to run; nothing of its server has run yet."""
-        return Execution(call, caller, self._catalog.server_for(switches), client)
+    def prepare(
+        self,
+        call: Call,
+        caller: Caller,
+        switches: tuple[Switch, ...],
+        client: Client,
+        configs: tuple[BaseModel, ...] = (),
+    ) -> Execution:
+        """Make one message ready to run; nothing of its server has run yet.
+
+        `configs` is what the tenant has configured of its toolsets; the message keeps it to its end.
+        """
+        return Execution(call, caller, self._catalog.server_for(switches), client, configs)
 
 
 class Execution:
     """One message and its server."""
 
-    __slots__ = ("_line", "body", "call", "caller", "client", "hosted", "params", "request_id", "session")
+    __slots__ = ("_line", "body", "call", "caller", "client", "configs", "hosted", "params", "request_id", "session")
 
-    def __init__(self, call: Call, caller: Caller, hosted: Hosted, client: Client) -> None:
+    def __init__(
+        self, call: Call, caller: Caller, hosted: Hosted, client: Client, configs: tuple[BaseModel, ...] = ()
+    ) -> None:
         self.call = call
         self.caller = caller
         self.hosted = hosted
         self.client = client
+        self.configs = configs
         body: dict[str, Any] = orjson.loads(call.body)
         self.body = body
         # What a client's response may have beside its result was never looked at: it is not params.
@@ -109,12 +123,15 @@ class Execution:
         """
         who, token = _identity(self.call.caller)
         tenant, user = current_tenant_var.set(who), auth_context_var.set(token)
+        # Set even to nothing: the task may have been begun from within a call of another tenant that lent its slot.
+        configured = current_configs_var.set(self.configs)
         try:
             if self.call.wants_answer:
                 return await self._request(self.body["method"], self.params)
             await self._notification(self.body.get("method", ""), self.params)
             return Answer(b"", "ok")
         finally:
+            current_configs_var.reset(configured)
             auth_context_var.reset(user)
             current_tenant_var.reset(tenant)
 
@@ -134,7 +151,7 @@ class Execution:
             message = to_json({"jsonrpc": "2.0", "id": self.request_id, "result": result})
         except Exception as error:  # noqa: BLE001 - the edge of a message: whatever a server raises is its answer
             outcome = "error"
-            message = error_message(self.request_id, modern_error_data(error))
+            message = error_message(self.request_id, _error_data(error))
         return Answer(message, outcome, changed)
 
     async def _settle(
@@ -320,6 +337,12 @@ def _identity(encoded: bytes) -> tuple[CurrentTenant, AuthenticatedUser | None]:
             claims={"tenant": caller.slug},
         )
     )
+
+
+def _error_data(error: Exception) -> ErrorData:
+    if isinstance(error, NotConfigured):  # its sentence is for clients, other than those of exceptions in general
+        return ErrorData(code=INTERNAL_ERROR, message=str(error))
+    return modern_error_data(error)
 
 
 def error_message(request_id: RequestId | None, error: ErrorData) -> bytes:

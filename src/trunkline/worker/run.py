@@ -11,6 +11,7 @@ import secrets
 import signal
 import sys
 import threading
+from functools import partial
 from typing import Any
 
 import anyio.to_thread
@@ -34,8 +35,12 @@ from trunkline.streams.custodian import Custodian
 from trunkline.streams.snapshots import Snapshots
 from trunkline.streams.subscriber import Subscriber
 from trunkline.streams.workers import Pulse, first_beat
+from trunkline.tenants.config_reader import ConfigReader
 from trunkline.tenants.directory import TenantDirectory
+from trunkline.tenants.hosted import HostedToolset, keep_announcing
 from trunkline.toolsets.catalog import Catalog, gather
+from trunkline.toolsets.configurable import schema_of
+from trunkline.toolsets.hosted import Toolset
 from trunkline.worker.consumer import Consumer
 from trunkline.worker.executor import Executor
 
@@ -127,7 +132,12 @@ class WorkerProcess:
         if self._settings.metrics_port:
             self._metrics.serve(self._settings.metrics_port)
         self._directory = TenantDirectory(database, Snapshots(redis), self._settings)
-        self._consumer = Consumer(redis, self._worker, Executor(self._catalog), self._directory, self._metrics)
+        executor, configs = (
+            Executor(self._catalog),
+            ConfigReader(self._settings, database, redis, self._catalog.models),
+        )
+        self._consumer = Consumer(redis, self._worker, executor, self._directory, configs, self._metrics)
+        self._tell_hosted = partial(keep_announcing, database, [_hosted(each) for each in self._catalog.toolsets])
         self._custodian = Custodian(redis, self._metrics, every=_LOOK_EVERY, grace_ms=_SWEEP_GRACE_MS)
         self._clients = self._consumer.clients
         self._catalog.listen(self._clients.announcements.heard)
@@ -148,6 +158,7 @@ class WorkerProcess:
             asyncio.create_task(self._consumer.watch_deadlines(), name="deadlines"),
             asyncio.create_task(self._consumer.keep_clock(), name="clock"),
             asyncio.create_task(self._custodian.run(), name="custodian"),
+            asyncio.create_task(self._tell_hosted(), name="hosted"),
         ]
         stopping = asyncio.create_task(self._stop.wait(), name="stop")
         # What start-up made is never garbage, and a batch of calls makes more than the usual 700 objects: 4 % of CPU.
@@ -189,3 +200,8 @@ class WorkerProcess:
         while True:
             with contextlib.suppress(Unavailable):
                 return await self._clients.questions.refresh()
+
+
+def _hosted(toolset: Toolset) -> HostedToolset:
+    schema = None if toolset.config is None else schema_of(toolset.config)
+    return HostedToolset(toolset.name, toolset.title, toolset.source, schema)
