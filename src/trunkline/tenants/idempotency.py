@@ -5,19 +5,20 @@ A request's `Idempotency-Key` is claimed before it runs. It belongs to a princip
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from datetime import timedelta
 from functools import cached_property
 from hashlib import sha256
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from pydantic import SecretStr
 from sqlalchemy import Interval, delete, func, select, type_coerce, update
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils import uuid7
 
 from trunkline.db import Database, Scope, task_scope, tenant_scope
-from trunkline.errors import IdempotencyMismatch, IdempotencyRunning, StartRefused
+from trunkline.errors import IdempotencyMismatch, IdempotencyRunning, StartRefused, Unavailable
 from trunkline.tenants.sealing import Sealer
 from trunkline.tenants.tables import IdempotencyRow
 
@@ -25,6 +26,8 @@ KEPT = timedelta(hours=24)
 """How long an answer is given again."""
 RUNNING = timedelta(seconds=60)
 """How long a request without an answer is taken to be running still."""
+FORGET_EVERY = 3600.0
+"""Seconds between two looks for what is older than that."""
 LONGEST_KEY = 128
 """Characters of an Idempotency-Key."""
 _AGE = type_coerce(func.now() - IdempotencyRow.created_at, Interval)
@@ -130,15 +133,19 @@ class IdempotencyStore:
         async with self._database.transaction(_scope(claim.tenant_id)) as session:
             await session.execute(delete(IdempotencyRow).where(IdempotencyRow.id == claim.id))
 
-    async def forget(self) -> None:
-        """Delete what is older than a day."""
-        async with self._database.transaction(task_scope("upkeep")) as session:
-            await forget_old(session)
 
-
-async def forget_old(session: AsyncSession) -> None:
+async def forget(database: Database) -> None:
     """Delete the answers that are not given any more."""
-    await session.execute(delete(IdempotencyRow).where(IdempotencyRow.created_at < func.now() - KEPT))
+    async with database.transaction(task_scope("upkeep")) as session:
+        await session.execute(delete(IdempotencyRow).where(IdempotencyRow.created_at < func.now() - KEPT))
+
+
+async def keep_forgetting(database: Database) -> NoReturn:
+    """Delete them from time to time, until cancelled."""
+    while True:
+        with contextlib.suppress(Unavailable):
+            await forget(database)
+        await asyncio.sleep(FORGET_EVERY)
 
 
 def _scope(tenant_id: str) -> Scope:

@@ -38,6 +38,7 @@ from trunkline.streams.workers import Pulse, first_beat
 from trunkline.tenants.config_reader import ConfigReader
 from trunkline.tenants.directory import TenantDirectory
 from trunkline.tenants.hosted import HostedToolset, keep_announcing
+from trunkline.tenants.idempotency import keep_forgetting
 from trunkline.toolsets.catalog import Catalog, gather
 from trunkline.toolsets.configurable import schema_of
 from trunkline.toolsets.hosted import Toolset
@@ -132,11 +133,10 @@ class WorkerProcess:
         if self._settings.metrics_port:
             self._metrics.serve(self._settings.metrics_port)
         self._directory = TenantDirectory(database, Snapshots(redis), self._settings)
-        executor, configs = (
-            Executor(self._catalog),
-            ConfigReader(self._settings, database, redis, self._catalog.models),
-        )
+        configs = ConfigReader(self._settings, database, redis, self._catalog.models)
+        executor = Executor(self._catalog)
         self._consumer = Consumer(redis, self._worker, executor, self._directory, configs, self._metrics)
+        self._database = database
         self._tell_hosted = partial(keep_announcing, database, [_hosted(each) for each in self._catalog.toolsets])
         self._custodian = Custodian(redis, self._metrics, every=_LOOK_EVERY, grace_ms=_SWEEP_GRACE_MS)
         self._clients = self._consumer.clients
@@ -159,6 +159,7 @@ class WorkerProcess:
             asyncio.create_task(self._consumer.keep_clock(), name="clock"),
             asyncio.create_task(self._custodian.run(), name="custodian"),
             asyncio.create_task(self._tell_hosted(), name="hosted"),
+            asyncio.create_task(keep_forgetting(self._database), name="idempotency"),
         ]
         stopping = asyncio.create_task(self._stop.wait(), name="stop")
         # What start-up made is never garbage, and a batch of calls makes more than the usual 700 objects: 4 % of CPU.

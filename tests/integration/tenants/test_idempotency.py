@@ -9,7 +9,7 @@ from uuid_utils import uuid7
 from trunkline.db import Database
 from trunkline.errors import IdempotencyMismatch, IdempotencyRunning
 from trunkline.settings import Settings
-from trunkline.tenants.idempotency import Claim, IdempotencyStore, Replay
+from trunkline.tenants.idempotency import Claim, IdempotencyStore, Replay, forget
 
 CANARY = b'{"secret": "tlk_canary"}'
 TENANT, OTHER = uuid7().hex, uuid7().hex
@@ -86,12 +86,14 @@ async def test_after_a_day_a_key_is_free_again(settings: Settings, store: Idempo
     await claimed(store, request=b"another")
 
 
-async def test_what_is_a_day_old_is_deleted_and_nothing_else(settings: Settings, store: IdempotencyStore) -> None:
+async def test_what_is_a_day_old_is_deleted_and_nothing_else(
+    settings: Settings, database: Database, store: IdempotencyStore
+) -> None:
     await claimed(store)
     await claimed(store, "", "signup")
     await aged(settings, "24 hours")
     await claimed(store, OTHER, "new")
-    await store.forget()
+    await forget(database)
     left = await as_owner(settings.database_url, "SELECT tenant_id FROM idempotency_keys", task="upkeep")
     assert [row["tenant_id"].hex for row in left] == [OTHER]
 

@@ -6,7 +6,13 @@ import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
+from pydantic import BaseModel, SecretStr
 from tests.control import PASSWORD, ControlRig, Person, Place
+
+from trunkline.db import Database
+from trunkline.tenants import hosted
+from trunkline.tenants.hosted import HostedToolset
+from trunkline.toolsets.configurable import schema_of
 
 Params = dict[str, str]
 Make = Callable[[ControlRig, Place], Awaitable[Params]]
@@ -112,6 +118,18 @@ async def operator_of(rig: ControlRig) -> str:
     if id(rig) not in _operators:
         _operators[id(rig)] = await rig.operator()
     return _operators[id(rig)].token
+
+
+class Weather(BaseModel):
+    token: SecretStr | None = None
+    region: str = "eu"
+
+
+async def host_weather(rig: ControlRig) -> None:
+    """As if a worker had told that it hosts a toolset with something to configure."""
+    database = Database(rig.settings.database_url, process="test")
+    await hosted.announce(database, [HostedToolset("weather", "Weather", "weather:server", schema_of(Weather))])
+    await database.aclose()
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -14,18 +14,13 @@ import orjson
 import pytest
 import pytest_asyncio
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, SecretStr
 from tests.control import ControlRig, Person, Place, World
-from tests.journey.control.samples import SAMPLES, Params, Sample
+from tests.journey.control.samples import SAMPLES, Params, Sample, host_weather
 from tests.stores import as_owner
 
 from trunkline.api.control.app import make_control, permission_of, routes
-from trunkline.db import Database
-from trunkline.tenants import hosted
-from trunkline.tenants.hosted import HostedToolset
 from trunkline.tenants.model import SCOPES
 from trunkline.tenants.roles import ROLES, SCOPE_PERMISSIONS
-from trunkline.toolsets.configurable import schema_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -42,17 +37,9 @@ KEYS = tuple(f"key {scope}" for scope in sorted(SCOPES))
 PRINCIPALS = (*NOT_ANY_MORE, *STRANGERS, *ROLES, *KEYS)
 
 
-class Weather(BaseModel):
-    token: SecretStr | None = None
-    region: str = "eu"
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="module", autouse=True)
-async def workers_host_one(control: ControlRig) -> AsyncIterator[None]:
-    database = Database(control.settings.database_url, process="test")
-    await hosted.announce(database, [HostedToolset("weather", "Weather", "weather:server", schema_of(Weather))])
-    yield
-    await database.aclose()
+async def workers_host_one(control: ControlRig) -> None:
+    await host_weather(control)
 
 
 def credentials(world: World) -> dict[str, str]:

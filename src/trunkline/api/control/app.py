@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 from urllib.parse import unquote
@@ -22,7 +23,7 @@ from trunkline.api.control.deps import Control
 from trunkline.api.control.rate import Allowances
 from trunkline.api.http import Request
 from trunkline.api.messages import read_json
-from trunkline.errors import FieldError, MethodNotAllowed, NotFound, TrunklineError, ValidationFailed
+from trunkline.errors import FieldError, InvalidMessage, MethodNotAllowed, NotFound, TrunklineError, ValidationFailed
 
 log = structlog.get_logger(__name__)
 
@@ -45,6 +46,8 @@ ROUTERS: Final[tuple[str, ...]] = (
 """Modules of this package, each with a `router`."""
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
+_NUL: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+"""A NUL as JSON writes it, not behind a backslash that itself is escaped."""
 _HAS_BODY: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _DESCRIPTION: Final = "Tenants, their members, keys, limits, usage, audit log and toolsets."
 
@@ -136,6 +139,8 @@ class ControlPlane:
         body = await request.body(self._settings.max_body_bytes, self._settings.body_timeout)
         if body:
             read_json(body, self._settings.max_json_elements)
+            if _NUL.search(body):  # Postgres keeps none in text
+                raise InvalidMessage("The body holds a NUL character (\\u0000); leave it out.")
         return body
 
 
@@ -237,7 +242,10 @@ def _pointer(loc: tuple[int | str, ...]) -> str:
 
 
 def _with_problems(schema: dict[str, Any]) -> dict[str, Any]:
-    """The description, with the schema of problems in place of the framework's own of its errors."""
+    """The description, with the schema of problems in place of the framework's own of its errors.
+
+    What `ControlPlane` refuses of bodies before a route sees them is described, too.
+    """
     schemas = schema.setdefault("components", {}).setdefault("schemas", {})
     if "Problem" not in schemas:
         for name in ("HTTPValidationError", "ValidationError"):
@@ -245,4 +253,9 @@ def _with_problems(schema: dict[str, Any]) -> dict[str, Any]:
         own = problems.Problem.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas.update(own.pop("$defs"))
         schemas["Problem"] = own
+        bodies = {str(status): told for status, told in problems.responses(400, 413, 415).items()}
+        for methods in schema["paths"].values():
+            for method, operation in methods.items():
+                if method.upper() in _HAS_BODY:
+                    operation["responses"] = {**bodies, **operation["responses"]}
     return schema
