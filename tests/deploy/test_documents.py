@@ -11,6 +11,7 @@ import pytest
 
 from trunkline.cli.processes import setting_rows
 from trunkline.metrics import Metrics
+from trunkline.tenants.roles import PERMISSIONS, ROLES, SCOPE_PERMISSIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted(
@@ -113,4 +114,23 @@ def test_the_first_screen_of_the_readme_has_the_two_commands() -> None:
 
 def test_python_in_the_readme_is_python() -> None:
     for block in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL):
+        ast.parse(block)
+
+
+def test_the_table_of_roles_is_what_the_control_plane_goes_by() -> None:
+    wanted = [f"| permission | {' | '.join(ROLES)} | scopes of keys |", "|" + "---|" * (len(ROLES) + 2)]
+    for permission in PERMISSIONS:
+        scopes = [f"`{scope}`" for scope, allows in SCOPE_PERMISSIONS.items() if permission in allows]
+        marks = ["x" if permission in allowed else "" for allowed in ROLES.values()]
+        wanted.append(f"| `{permission}` | {' | '.join(marks)} | {', '.join(scopes) or 'none'} |")
+    page = (ROOT / "docs" / "control-plane.md").read_text()
+    table = page.split("<!-- roles -->\n")[1].split("\n<!-- /roles -->")[0]
+    assert table.splitlines() == wanted, "replace the table by:\n" + "\n".join(wanted)
+
+
+@pytest.mark.parametrize("page", ["your-own-tenant.md", "control-plane.md"])
+def test_python_in_the_pages_of_the_control_plane_is_python(page: str) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL)
+    assert blocks
+    for block in blocks:
         ast.parse(block)
