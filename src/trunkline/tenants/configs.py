@@ -82,7 +82,8 @@ def check(schema: Mapping[str, Any], values: Mapping[str, Any], kept: Collection
     found = islice(validator.iter_errors({**values, **dict.fromkeys(kept, "")}), MOST_ERRORS)
     errors = [FieldError(_pointer(error.instance_path), _sentence(error.message)) for error in found]
     if errors:
-        raise ValidationFailed("The configuration does not fit the toolset's schema.", errors)
+        first = f"{errors[0].pointer}: {errors[0].detail}"
+        raise ValidationFailed(f"The configuration does not fit the toolset's schema. {first}", errors)
 
 
 def check_form(values: Mapping[str, Any]) -> None:
