@@ -4,7 +4,6 @@ import asyncio
 
 import pytest
 from tests.stores import as_owner
-from uuid_utils import uuid7
 
 from trunkline.db import Database
 from trunkline.errors import IdempotencyMismatch, IdempotencyRunning
@@ -12,7 +11,7 @@ from trunkline.settings import Settings
 from trunkline.tenants.idempotency import Claim, IdempotencyStore, Replay, forget
 
 CANARY = b'{"secret": "tlk_canary"}'
-TENANT, OTHER = uuid7().hex, uuid7().hex
+TENANT, OTHER = "a" * 32, "b" * 32
 
 
 @pytest.fixture
