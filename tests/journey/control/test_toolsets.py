@@ -116,7 +116,7 @@ async def test_a_nul_is_refused_in_any_body(control: ControlRig) -> None:
     base, owner = await with_weather(control)
     for config in ({"token": "\0"}, {"token": "x", "region": {"a\0": 1}}):
         answer = await control.call("PUT", f"{base}/weather/config", owner.token, {"config": config})
-        assert (answer.status_code, answer.json()["detail"][:15]) == (400, "The body holds ")
+        assert (answer.status_code, answer.json()["detail"][:15]) == (422, "The body holds ")
     written_out = {"config": {"token": "\\u0000"}}
     assert (await control.call("PUT", f"{base}/weather/config", owner.token, written_out)).status_code == 200
 

@@ -23,7 +23,7 @@ from trunkline.api.control.deps import Control
 from trunkline.api.control.rate import Allowances
 from trunkline.api.http import Request
 from trunkline.api.messages import read_json
-from trunkline.errors import FieldError, InvalidMessage, MethodNotAllowed, NotFound, TrunklineError, ValidationFailed
+from trunkline.errors import FieldError, MethodNotAllowed, NotFound, TrunklineError, ValidationFailed
 
 log = structlog.get_logger(__name__)
 
@@ -140,7 +140,7 @@ class ControlPlane:
         if body:
             read_json(body, self._settings.max_json_elements)
             if _NUL.search(body):  # Postgres keeps none in text
-                raise InvalidMessage("The body holds a NUL character (\\u0000); leave it out.")
+                raise ValidationFailed("The body holds a NUL character (\\u0000); leave it out.")
         return body
 
 

@@ -9,6 +9,7 @@ from fastapi import APIRouter, status
 from pydantic import Field
 
 from trunkline.api.control.deps import Answer, Body, ControlDep, Id
+from trunkline.api.control.idempotency import once
 from trunkline.api.control.principal import OPERATOR_ONLY, Actor
 from trunkline.api.control.problems import responses
 from trunkline.errors import UsageError
@@ -58,6 +59,7 @@ async def list_signing_keys(control: ControlDep, actor: Operator) -> SigningKeyL
 
 
 @router.post("/v1/operator/signing-keys/rotate", status_code=status.HTTP_201_CREATED, responses=responses())
+@once
 async def rotate_signing_key(body: NewSigningKey, control: ControlDep, actor: Operator) -> SigningKey:
     """Make a key that signs after a while; API keys of the one before stay good."""
     record = await control.signing.rotate(actor.by, parse_duration(body.ahead))
