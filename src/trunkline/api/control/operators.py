@@ -266,7 +266,7 @@ async def list_signup_codes(
     return Page(items=[CodeAnswer.model_validate(each) for each in found[:limit]], next=following)
 
 
-@router.post("/v1/operator/signup-codes", status_code=201, responses=responses())
+@router.post("/v1/operator/signup-codes", status_code=201, responses=responses(409))
 @once
 async def create_signup_code(control: ControlDep, actor: Operating, body: CodeBody | None = None) -> NewCode:
     """Make a code that lets somebody sign up once; it is shown this once."""

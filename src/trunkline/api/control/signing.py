@@ -58,7 +58,7 @@ async def list_signing_keys(control: ControlDep, actor: Operator) -> SigningKeyL
     return SigningKeyList(items=[SigningKey.model_validate(record) for record in await control.signing.list()])
 
 
-@router.post("/v1/operator/signing-keys/rotate", status_code=status.HTTP_201_CREATED, responses=responses())
+@router.post("/v1/operator/signing-keys/rotate", status_code=status.HTTP_201_CREATED, responses=responses(409))
 @once
 async def rotate_signing_key(body: NewSigningKey, control: ControlDep, actor: Operator) -> SigningKey:
     """Make a key that signs after a while; API keys of the one before stay good."""
