@@ -191,6 +191,14 @@ class BodyTooLarge(TrunklineError):
     problem = "body-too-large"
 
 
+class HeadTooLarge(TrunklineError):
+    """The head of the request is larger than this server accepts; it has at most 64 KiB."""
+
+    status = 431
+    code = REFUSED
+    reason = "too_large"
+
+
 class HttpVersionTooOld(TrunklineError):
     """Streams need HTTP/1.1; a proxy in front may have to be told (nginx: proxy_http_version 1.1)."""
 

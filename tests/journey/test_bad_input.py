@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import socket
 from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
 
 import httpx2
 import orjson
@@ -118,6 +121,28 @@ async def test_a_session_of_another_key_or_tenant_looks_like_none_at_all(platfor
 
 
 @pytest.mark.usefixtures("waiting")
+@pytest.mark.parametrize(
+    ("start", "size", "end"),
+    [
+        ("GET /livez HTTP/1.1\r\nx-long: ", 70_000, "\r\nhost: localhost\r\n\r\n"),
+        ("GET /livez HTTP/1.1\r\nx-long: ", 600_000, ""),
+        ("GET /t/demo/sse?ticket=", 600_000, ""),
+    ],
+    ids=["whole", "header without end", "query without end"],
+)
+async def test_a_head_beyond_64_kib_is_431(stream: Stream, start: str, size: int, end: str) -> None:
+    url = urlsplit(stream.base)
+    reader, writer = await asyncio.open_connection(url.hostname, url.port)
+    head = start + "x" * size + end
+    with contextlib.closing(writer):
+        with contextlib.suppress(ConnectionError):  # it need not read all of this
+            for piece in range(0, len(head), 10_000):
+                writer.write(head[piece : piece + 10_000].encode())
+                await writer.drain()
+        async with asyncio.timeout(PATIENCE):
+            assert b" 431 " in await reader.readline()
+
+
 async def test_no_key_or_a_bad_one_is_401_for_posts_and_streams(platform: Platform, stream: Stream) -> None:
     await platform.tenants.create("other")
     foreign, _ = await platform.keys.issue("other")

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from trunkline.api.heads import Head, Headers, KnownHeads, Route
+from trunkline.api.heads import LARGEST_HEAD, Head, Headers, KnownHeads, Route
 from trunkline.api.health import Health
 from trunkline.api.http import ClientGone, Request
 from trunkline.api.inbound import is_stateless
@@ -20,6 +20,7 @@ from trunkline.api.sse import SseTransport
 from trunkline.api.stateless import StatelessTransport
 from trunkline.api.streamable import StreamableTransport
 from trunkline.errors import (
+    HeadTooLarge,
     InvalidMessage,
     MethodNotAllowed,
     MisdirectedRequest,
@@ -134,6 +135,8 @@ class App:
     def _route(self, request: Request) -> Route:
         """Where a request goes, by its head alone: whoever sends the same head again is not looked at again."""
         head = request.head
+        if head.size > LARGEST_HEAD:
+            raise HeadTooLarge
         _refuse_duplicates(head)
         self._check_host(head)
         request.cors = self._check_origin(head)

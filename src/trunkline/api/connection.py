@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 import orjson
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from trunkline.api.heads import Head, Headers, KnownHeads, Piece
-from trunkline.errors import INVALID_REQUEST
+from trunkline.api.heads import LARGEST_HEAD, Head, Headers, KnownHeads, Piece
+from trunkline.errors import INVALID_REQUEST, HeadTooLarge
 
 if TYPE_CHECKING:
     from uvicorn._types import HTTPScope
@@ -115,7 +115,7 @@ class Protocol(HttpToolsProtocol):
     """uvicorn's protocol, which also knows since when it waits for a head, and can stream without a task."""
 
     # Beside uvicorn's own attributes, whose dictionary would otherwise double for each connection.
-    __slots__ = ("_between", "_last", "_stalled", "body_since", "head_since", "held", "idle_since")
+    __slots__ = ("_between", "_last", "_stalled", "_unfinished", "body_since", "head_since", "held", "idle_since")
 
     app: Application
 
@@ -133,6 +133,7 @@ class Protocol(HttpToolsProtocol):
         super().connection_made(cast("asyncio.Transport", Corked(transport, self.loop)))
         self.held = None
         self._between = True
+        self._unfinished = 0
         self._last: Head | None = None
         self._stalled: tuple[int, float] | None = None
         self.head_since, self.body_since, self.idle_since = self.loop.time(), None, None
@@ -146,7 +147,7 @@ class Protocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Bytes came. What is one whole request, with a head that came before, needs no parser."""
         if not (self._between and self._answered):
-            super().data_received(data)
+            self._parse(data)
             return
         body = self._last.body_behind(data) if self._last is not None else None
         if self._last is not None and body is not None:
@@ -154,14 +155,23 @@ class Protocol(HttpToolsProtocol):
             return
         piece = Piece.of(data)
         if piece is None:
-            super().data_received(data)
+            self._parse(data)
         elif (known := self.app.heads.get(piece)) is not None:
             self._last = known
             self._begin(known, piece.body)
         else:
             before = self.cycle
-            super().data_received(data)
+            self._parse(data)
             self._learn(piece, before)
+
+    def _parse(self, data: bytes) -> None:
+        """Have the parser read what came, but no head without end: the piece in which one begins is not counted."""
+        began = self.head_since
+        super().data_received(data)
+        self._unfinished = self._unfinished + len(data) if began is not None and began == self.head_since else 0
+        if self._unfinished > LARGEST_HEAD and not self.transport.is_closing():
+            error = HeadTooLarge()
+            self._refuse(b"%d Request Header Fields Too Large" % error.status, error.code, error.message)
 
     @property
     def _answered(self) -> bool:
@@ -256,10 +266,13 @@ class Protocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP, in JSON like every error."""
-        body = orjson.dumps({"jsonrpc": "2.0", "id": None, "error": {"code": INVALID_REQUEST, "message": msg}})
+        self._refuse(b"400 Bad Request", INVALID_REQUEST, msg)
+
+    def _refuse(self, status: bytes, code: int, message: str) -> None:
+        body = orjson.dumps({"jsonrpc": "2.0", "id": None, "error": {"code": code, "message": message}})
         self.transport.write(
-            b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
-            b"content-length: %d\r\n\r\n%b" % (len(body), body)
+            b"HTTP/1.1 %b\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b"
+            % (status, len(body), body)
         )
         self.transport.close()
 

@@ -24,6 +24,10 @@ _WANTS_MORE = frozenset({b"expect", b"upgrade"})
 _MOST_DIGITS = 8
 _LONGEST = 4096
 _MOST_KNOWN = 1024
+_MOST_HEADERS = 64
+"""That a head has which is kept; each costs some hundred bytes, however short it is."""
+LARGEST_HEAD = 65_536
+"""Bytes of a head (RFC 6585, section 5)."""
 
 
 class Route(NamedTuple):
@@ -39,7 +43,7 @@ class Route(NamedTuple):
 class Head:
     """What the head of a request says."""
 
-    __slots__ = ("_facts", "bytes", "headers", "method", "names", "path", "query", "route", "version")
+    __slots__ = ("_facts", "bytes", "headers", "method", "names", "path", "query", "route", "size", "version")
 
     def __init__(self, scope: HTTPScope) -> None:
         """Take over what was parsed, as ASGI has it."""
@@ -56,6 +60,8 @@ class Head:
             self.names = [name for name, _ in headers]
         self.bytes: tuple[bytes, bytes] | None = None
         """Before and behind the digits of its length, where it is kept for requests that have the same."""
+        self.size = len(self.path) + len(self.query) + sum(len(name) + len(value) for name, value in headers)
+        """Bytes, about."""
         self._facts: dict[Callable[[Head], object], object] = {}
         self.route: Route | None = None
         """Where the request goes, once that was decided; nothing but this head has a part in it."""
@@ -133,7 +139,7 @@ class KnownHeads:
             return None
         head = Head(scope)
         # The length is that of one request; whoever needs it has the body.
-        if head.names or not _WANTS_MORE.isdisjoint(head.headers):
+        if head.names or len(head.headers) > _MOST_HEADERS or not _WANTS_MORE.isdisjoint(head.headers):
             return None
         if head.headers.pop(b"content-length", b"") != b"%d" % len(piece.body):
             return None

@@ -91,7 +91,8 @@ class Request:
 
     def query(self, name: str) -> str:
         """A query parameter's first value; empty where it is missing."""
-        return _parameter(self.head.query, name)
+        query = self.head.query
+        return (_parameter if len(query) <= _USUAL_QUERY else _parameter.__wrapped__)(query, name)
 
     @property
     def empty(self) -> bool:
@@ -215,6 +216,10 @@ def error_response(error: TrunklineError, request_id: bytes) -> bytes:
 @lru_cache(64)
 def _is_json(content_type: bytes) -> bool:
     return content_type.partition(b";")[0].strip().lower() == b"application/json"
+
+
+_USUAL_QUERY = 256
+"""Bytes up to which a query is remembered with what was found in it."""
 
 
 @lru_cache(1024)

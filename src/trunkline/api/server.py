@@ -62,9 +62,10 @@ class Server(uvicorn.Server):
 
 def _turn_newcomers_away(listener: socket.socket) -> None:
     """Have the kernel drop what opens a connection, as if it were lost on the way."""
-    if sys.platform != "linux":
-        listener.listen(0)  # one more at a time may slip in
-        return
-    program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in _NO_SYN))
-    attached = struct.pack("HP", len(_NO_SYN), ctypes.addressof(program))
-    listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, attached)
+    if sys.platform == "linux":
+        program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in _NO_SYN))
+        attached = struct.pack("HP", len(_NO_SYN), ctypes.addressof(program))
+        with contextlib.suppress(OSError):  # a sandbox may not allow it
+            listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, attached)
+            return
+    listener.listen(0)  # one more at a time may slip in

@@ -17,14 +17,13 @@ from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.tools import Tool
 from mcp.server.mcpserver.tools.tool_manager import ToolManager
 from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetadata
-from mcp.server.request_state import RequestStateBoundary
 from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolRequestParams
 from pydantic import create_model
 
 from trunkline.toolsets.request_state import Boundary
 
-_ASIDE = (RequestStateBoundary, Boundary)
+_ASIDE: tuple[type, ...] = (Boundary,)
 """Middleware that has nothing to do with a call that brings no state and gets a whole result."""
 
 

@@ -255,6 +255,7 @@ class Consumer:
                 configs = await self._configs.of(tenant)
             except TrunklineError as error:
                 return in_its_place(call, error.message)
+        call = running.call  # it may have been given out again meanwhile
         execution = self._executor.prepare(call, caller, tenant.toolsets, self.clients.of(running), configs)
         if call.attempt >= MOST_ATTEMPTS:
             return await self._execute_on_probation(running, execution)

@@ -72,6 +72,14 @@ local function hold(record, pod)
   redis.call('PEXPIRE', record, ARGV[2])
 end
 
+-- Whether audit events wait indeed: where no entry is left, somebody has taken them away, and nothing else would count anew.
+local function full()
+  if redis.call('XLEN', ARGV[5] .. 'audit') > 0 then return true end
+  unwritten = 0
+  redis.call('DEL', ARGV[5] .. 'unwritten')
+  return false
+end
+
 local function accept(party, call, id, body, seed, sid, stream, context)
   local kind, base, usage, caller = party.kind, party.base, party.usage, party.caller
   local session = base .. 's:' .. sid
@@ -84,7 +92,7 @@ local function accept(party, call, id, body, seed, sid, stream, context)
   local record = (own or kind == 'lone') and session or session .. '.' .. stream
   if repeated and request and known(session, record, call) then return -1 end
   if room <= 0 then return {'lane', 1000} end
-  if unwritten >= most_unwritten then return {'audit', 5000} end
+  if unwritten >= most_unwritten and full() then return {'audit', 5000} end
   if request and usage.inflight >= party.most then return {'inflight', 1000} end
 
   -- The generic cell rate algorithm: `due` is the theoretical arrival time of the next message, in epoch us.
