@@ -52,6 +52,10 @@ class Session:
         """Connect, and whatever the transport wants before the first call."""
         raise NotImplementedError
 
+    async def initialize(self) -> None:
+        """Send `initialize` alone, on the connection that there is."""
+        raise NotImplementedError
+
     async def listen(self) -> None:
         """Hold the stream that a client keeps open while it is idle, where the transport has one."""
 
@@ -195,10 +199,14 @@ class HttpSession(Session):
 
     async def open(self) -> None:
         """Initialize a session, on the connection that there is; an earlier one stays open until `end`."""
+        await self.initialize()
+        await self._initialized()
+
+    async def initialize(self) -> None:
+        """The first half of that."""
         self._head, self._session = self._post_head.encode(), ""
         await self._initialize()
         self._head = f"{self._post_head}{self._session}".encode()
-        await self._initialized()
 
     async def listen(self) -> None:
         """Open the session's own stream."""

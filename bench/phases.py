@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
@@ -50,16 +50,14 @@ class Alone:
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """Sessions opened over connections that there are: `initialize` and `notifications/initialized`."""
+    """Sessions opened over connections that there are."""
 
     sessions: int
-    cpu_us: dict[str, float]
-    """Microseconds of CPU per session, by role."""
-
-    @property
-    def total_us(self) -> float:
-        """All processes and Redis, without Postgres."""
-        return sum(value for role, value in self.cpu_us.items() if role not in STORES)
+    """So many with `initialize` alone, and as many with `notifications/initialized` behind it."""
+    initialize_us: float
+    """Microseconds of CPU per `initialize`, all processes and Redis, without Postgres."""
+    total_us: float
+    """The same per session that was opened whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +101,9 @@ async def _calls(session: Session, name: int, tool: str, count: int) -> list[flo
     return [await session.call(tool, f"session {name} says {number}") for number in range(count)]
 
 
-async def _reopen(session: Session, times: int) -> None:
+async def _repeat(step: Callable[[], Awaitable[None]], times: int) -> None:
     for _ in range(times):
-        await session.open()
+        await step()
 
 
 async def _end(sessions: Sequence[Session]) -> None:
@@ -150,12 +148,16 @@ async def opening(server: Server, sessions: int, each: int) -> Opening:
     async with asyncio.timeout(PHASE_TIMEOUT), AsyncExitStack() as stack:
         everyone = await _open(stack, server, "http", sessions)
         before = server.usage()
-        await asyncio.gather(*(_reopen(one, each) for one in everyone))
+        await asyncio.gather(*(_repeat(one.initialize, each) for one in everyone))
+        await asyncio.sleep(SETTLE)
+        between = server.usage()
+        await asyncio.gather(*(_repeat(one.open, each) for one in everyone))
         await asyncio.sleep(SETTLE)
         after = server.usage()
         await _end(everyone)
     count = sessions * each
-    return Opening(count, spent(before.cpu, after.cpu, count / 1e6))
+    halves = spent(before.cpu, between.cpu, count / 1e6), spent(between.cpu, after.cpu, count / 1e6)
+    return Opening(count, *(sum(us for role, us in half.items() if role not in STORES) for half in halves))
 
 
 async def idle(server: Server, transport: str, tool: str, connections: int) -> Idle:

@@ -35,8 +35,13 @@ class Side:
         return load + sum(each.calls + each.warm_up for each in self.alone)
 
     @property
+    def initialize_in_calls(self) -> list[float]:
+        """What `initialize` costs, as a multiple of a call of the same round."""
+        return [opening.initialize_us / load.total_us for opening, load in zip(self.opening, self.load, strict=False)]
+
+    @property
     def opening_in_calls(self) -> list[float]:
-        """What opening a session costs, as a multiple of a call of the same round."""
+        """What opening a session costs, likewise."""
         return [opening.total_us / load.total_us for opening, load in zip(self.opening, self.load, strict=False)]
 
 
@@ -67,8 +72,10 @@ LINES = (
         {"sse": 0.45, "http": 0.5, "modern": 0.5},
     ),
     Line("... with Postgres, us", lambda side: [sum(each.cpu_us.values()) for each in side.load]),
+    Line("CPU per initialize, us", lambda side: [each.initialize_us for each in side.opening]),
+    Line("... as a multiple of a call", lambda side: side.initialize_in_calls, 2, own_target=1.5),
     Line("CPU per session opened, us", lambda side: [each.total_us for each in side.opening]),
-    Line("... as a multiple of a call", lambda side: side.opening_in_calls, 2, own_target=1.5),
+    Line("... as a multiple of a call", lambda side: side.opening_in_calls, 2),
     Line("memory per idle connection, KiB", lambda side: [each.total_kib for each in side.idle], 1, {"sse": 0.25}),
     Line("... with Postgres, KiB", lambda side: [sum(each.kib.values()) for each in side.idle], 1),
     Line("one session alone, median, ms", lambda side: [each.median_ms for each in side.alone], 2, {"sse": 2.0}),
