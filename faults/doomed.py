@@ -11,6 +11,7 @@ import contextlib
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,12 +50,13 @@ class Doom:
     def _watch_claims(self) -> None:
         claimed = Consumer._claimed  # noqa: SLF001 - a death in the midst of things has no public place
 
-        def trap(consumer: Consumer, call: Call) -> None:
-            body = orjson.loads(call.body)
-            if body.get("method") == "tools/call" and call.attempt == 1 and self._call is None:
-                self._call = call
-                self._reached(Step.CLAIMED)
-            claimed(consumer, call)
+        def trap(consumer: Consumer, calls: Sequence[Call]) -> None:
+            for call in calls:
+                body = orjson.loads(call.body)
+                if body.get("method") == "tools/call" and call.attempt == 1 and self._call is None:
+                    self._call = call
+                    self._reached(Step.CLAIMED)
+            claimed(consumer, calls)
 
         _replace(Consumer, "_claimed", trap)
 
@@ -154,6 +156,8 @@ def _live(name: str, settings: Settings, deaths: str) -> None:
             Doom(Step(name), settings, deaths).install()
         work(settings)
         code = 0
+    except Exception:  # noqa: BLE001 - nothing above would tell of it
+        traceback.print_exc()
     finally:
         os._exit(code)
 
