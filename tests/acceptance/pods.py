@@ -23,7 +23,7 @@ from trunkline.streams.client import Redis
 from trunkline.tenants.keys import Keys
 from trunkline.tenants.tenants import Tenants
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds that a process gets to start or to end."""
 TLS = ssl.create_default_context()
 """Made once: nobody speaks it here, and a client that makes its own spends most of its time on that."""
