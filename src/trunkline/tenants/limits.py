@@ -10,6 +10,10 @@ from trunkline.errors import UsageError
 
 MOST = 1_000_000
 """Highest rate, burst and number of requests in flight."""
+LEAST_RATE = 1 / 86_400
+"""Lowest rate of a key: one message a day."""
+LONGEST_BURST = 30 * 86_400
+"""Seconds in which a key's whole burst comes again, at most: Redis remembers its rate for as long."""
 MOST_MONTHLY = 10**12
 """Highest quota: calls, or seconds of compute, in a month."""
 
@@ -74,16 +78,20 @@ class KeyLimits(NamedTuple):
         """
         if not any(each is not None for each in self):
             return None
-        if self.rate is not None and not 0 < self.rate <= MOST:
-            raise UsageError(f"A key's rate is a number of messages a second, {MOST} at most.")
+        if self.rate is not None and not LEAST_RATE <= self.rate <= MOST:
+            raise UsageError(f"A key's rate limit is from 1/86400 (one a day) to {MOST} messages a second.")
         if self.burst is not None and self.rate is None:
             raise UsageError("A key's burst goes with a rate; give both.")
         for name, count in (("burst", self.burst), ("in_flight", self.in_flight)):
             if count is not None and not 0 < count <= MOST:
                 raise UsageError(f"A key's {name} is a whole number from 1 to {MOST}.")
         self.quotas.check()
-        if self.rate is not None and self.burst is None:
+        if self.rate is None:
+            return self
+        if self.burst is None:
             return self._replace(burst=max(math.ceil(self.rate), 1))
+        if self.burst / self.rate > LONGEST_BURST:
+            raise UsageError("A key's burst is no more than comes in 30 days at its rate.")
         return self
 
     def claims(self) -> dict[str, float]:

@@ -112,6 +112,13 @@ async def test_a_keys_rate_is_told_and_enforced_beside_its_tenants(wire: Wire) -
     assert await send(wire, PLENTY)
 
 
+async def test_a_rate_beyond_all_measure_refuses_nobody_elses_messages(wire: Wire) -> None:
+    slow = bounds(rate=1e-18, burst=1)
+    outcomes = await asyncio.gather(send(wire, PLENTY), send(wire, slow), send(wire, PLENTY, request_id=b"2"))
+    assert [each.left for each in outcomes][1] == 0
+    assert len(await wire.claim()) == 3
+
+
 async def test_a_keys_most_in_flight_is_of_tool_calls_and_frees_as_they_end(wire: Wire) -> None:
     limits = bounds(in_flight=2)
     for _ in range(3):

@@ -37,7 +37,9 @@ def test_a_rate_without_a_burst_lets_as_many_come_at_once_as_in_a_second() -> No
     [
         (KeyLimits(rate=0), "A key's rate"),
         (KeyLimits(rate=float("nan")), "A key's rate"),
+        (KeyLimits(rate=1e-9), "one a day"),
         (KeyLimits(burst=3), "goes with a rate"),
+        (KeyLimits(rate=0.01, burst=25_921), "in 30 days"),
         (KeyLimits(rate=1, burst=0), "A key's burst"),
         (KeyLimits(in_flight=0), "A key's in_flight"),
         (KeyLimits(calls=0), "monthly quota (calls)"),
@@ -52,7 +54,10 @@ def test_limits_that_cannot_be_are_refused_in_one_sentence(limits: KeyLimits, se
     assert sentence in refused.value.message
 
 
-@pytest.mark.parametrize("claim", [[], "rate", 1, {"rate": None}, {"rate": 1, "unknown": 1}, {"in_flight": 1.0}])
+@pytest.mark.parametrize(
+    "claim",
+    [[], "rate", 1, {"rate": None}, {"rate": 1, "unknown": 1}, {"in_flight": 1.0}, {"rate": 1e-300, "burst": 1}],
+)
 def test_a_claim_that_is_not_understood_is_no_claim_that_is_ignored(claim: Any) -> None:
     with pytest.raises(ValueError, match="limit"):
         limits_of(claim)

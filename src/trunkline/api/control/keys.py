@@ -30,7 +30,7 @@ from trunkline.api.control.problems import responses
 from trunkline.errors import Forbidden, UsageError
 from trunkline.tenants.key_options import DEFAULT_LIFETIME, KeyChanges, Wanted, parse_duration
 from trunkline.tenants.keys import KeyRecord
-from trunkline.tenants.limits import KeyLimits
+from trunkline.tenants.limits import LEAST_RATE, KeyLimits
 
 router = APIRouter(tags=["Keys"])
 
@@ -50,7 +50,9 @@ Quota = Annotated[int, Field(ge=1, le=10**12)]
 class Limits(Body):
     """What one key may use, beside what its tenant may; what is left out has no bound of its own."""
 
-    rate: Annotated[float, Field(gt=0, le=1_000_000)] | None = Field(None, description="Messages a second.")
+    rate: Annotated[float, Field(ge=LEAST_RATE, le=1_000_000)] | None = Field(
+        None, description="Messages a second; one a day at least."
+    )
     burst: Count | None = Field(None, description="Messages at once; as many as come in a second unless given.")
     in_flight: Count | None = Field(None, description="Tool calls that are not answered.")
     monthly_calls: Quota | None = Field(None, description="Tool calls in a month (UTC); beyond it 429.")

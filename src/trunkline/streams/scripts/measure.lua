@@ -80,7 +80,8 @@ end
 local function settle(base, tenant, lane, meter, use, call, now)
   local open, life = base .. 'key:' .. meter[1], meter[13]
   if use.due then
-    redis.call('SET', open .. ':due', string.format('%d', use.due), 'PX', string.format('%d', math.ceil(meter[3] / 1000) + 60000))
+    local life = math.min(math.ceil(meter[3] / 1000) + 60000, 2592000000) -- more than 30 days would be more than SET takes
+    redis.call('SET', open .. ':due', string.format('%d', use.due), 'PX', string.format('%d', life))
   end
   if not use.tool then return '' end
   if meter[4] or meter.key then
