@@ -45,7 +45,7 @@ def new_call_id() -> str:
 class Seeder(Protocol):
     """Tells Redis what tenants have used of their quotas; `trunkline.tenants.quotas` does."""
 
-    async def seed(self, tenant: str, month: str) -> bool:
+    async def seed(self, tenant: str, month: str, *, of_tenant: bool) -> bool:
         """Have it told; False where that cannot be done now."""
 
 
@@ -114,7 +114,7 @@ class Acceptor:
         try:
             admission = await self._calls.accept(identity.owner, message, identity.bounds)
         except UseUnknown as unknown:
-            admission = await self._seed(request, identity, message, unknown.month)
+            admission = await self._seed(request, identity, message, unknown)
         except TooManyRequests as error:
             request.told = identity.told.refused(error)
             raise
@@ -124,12 +124,12 @@ class Acceptor:
         if stations.on:
             stations.log("enqueue", call=call, tenant=identity.tenant.slug, session=session)
 
-    async def _seed(self, request: Request, identity: Identity, message: Message, month: str) -> Admission:
+    async def _seed(self, request: Request, identity: Identity, message: Message, unknown: UseUnknown) -> Admission:
         """Accept a message of a tenant with a quota, of which Redis does not know what it has used; tell it first.
 
         Where it cannot be told, the tenant's calls go on.
         """
-        known = await self._quotas.seed(identity.tenant.id, month)
+        known = await self._quotas.seed(identity.tenant.id, unknown.month, of_tenant=unknown.of_tenant)
         bounds = identity.bounds if known else identity.bounds.regardless()
         try:
             try:

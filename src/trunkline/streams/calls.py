@@ -93,10 +93,12 @@ class Message(NamedTuple):
 class UseUnknown(Exception):
     """What a tenant has used in a month is to be told first, see `trunkline.streams.quotas`."""
 
-    def __init__(self, month: str) -> None:
+    def __init__(self, month: str, *, of_tenant: bool) -> None:
         super().__init__(month)
         self.month = month
         """As `2026-11`."""
+        self.of_tenant = of_tenant
+        """Whether the tenant has a quota, and not only the key."""
 
 
 _Party = tuple[str, str, int, float, float, str, str, str, int, bytes, bytes]
@@ -127,7 +129,7 @@ class Calls:
             SessionNotFound: unknown, ended or another principal's session.
             TooManyRequests: the rate or the number of unanswered requests of the tenant or the key is at its limit.
             QuotaExceeded: the tenant or the key has used what it may in this month.
-            UseUnknown: nobody knows what the tenant has used in this month, and it has a quota.
+            UseUnknown: nobody knows what the tenant or the key has used in this month, and it has a quota.
             TooManySessions: the message opens a session, and the tenant may not.
             Unavailable: the lane is full, too many audit events wait for Postgres, or Redis is away.
         """
@@ -139,7 +141,7 @@ class Calls:
         if reason == b"ok":
             return Admission(number, tuple(used))
         if reason == b"unseeded":
-            raise UseUnknown(number.decode())
+            raise UseUnknown(number.decode(), of_tenant=bool(used[0]))
         if reason == b"late":  # or Redis' clock was set, and we must learn that
             await self._redis.clock.read(self._redis)
         raise _refusal(reason, number)

@@ -25,7 +25,7 @@ names themselves, from what the lane's keys begin with (docs/decisions/0009-batc
 | `{l<k>}:t:<tenant>:sessions` | sorted set | the tenant's sessions, by the epoch ms at which they end | SESSION_TTL after last use |
 | `{l<k>}:t:<tenant>:usage` | hash | `inflight`: the tenant's members in `deadlines`; `due`, `opened`: theoretical arrival times of the limits on messages and on new sessions (GCRA), epoch us | SESSION_TTL after last use |
 | `{l<k>}:t:<tenant>:k:<hash>` | string | a browser's one-time ticket: the principal it stands for | TICKET_LIFETIME |
-| `{l<k>}:t:<tenant>:quota:<month>` | hash | what was used in the month, once it is known (`seeded`): `calls`, `us` of the tenant, `calls:<key>`, `us:<key>` of limited keys, `told:<what>:<key>` once an event said that it is beyond the soft quota | 40 days after the last call |
+| `{l<k>}:t:<tenant>:quota:<month>` | hash | what was used in the month, once it is known (`seeded`, and `seeded:tenant` of the whole tenant): `calls`, `us` of the tenant, `calls:<key>`, `us:<key>` of limited keys, `told:<what>:<key>` once an event said that it is beyond the soft quota | 40 days after the last call |
 | `{l<k>}:t:<tenant>:quota:open` | sorted set | metered tool calls not answered yet, by the epoch ms at which they surely are | as long as a call may take |
 | `{l<k>}:t:<tenant>:key:<key>` | sorted set | the same of a key with a most in flight or a quota | as long as a call may take |
 | `{l<k>}:t:<tenant>:key:<key>:due` | string | theoretical arrival time of a key with a rate, epoch us | a minute past its burst |

@@ -61,24 +61,27 @@ class QuotaSeeder:
         self._use = QuotaUse(redis)
         self._database = database
         self._heads = Heads(secret)
-        self._running: dict[tuple[str, str], asyncio.Task[bool]] = {}
+        self._running: dict[tuple[str, str, bool], asyncio.Task[bool]] = {}
         self._paused: OrderedDict[str, float] = OrderedDict()
 
-    async def seed(self, tenant: str, month: str) -> bool:
-        """Have Redis told; False where that cannot be done now: the call goes on, and is counted later."""
+    async def seed(self, tenant: str, month: str, *, of_tenant: bool = True) -> bool:
+        """Have Redis told; False where that cannot be done now: the call goes on, and is counted later.
+
+        Where the tenant has no quotas, only what its keys have used (`of_tenant` False).
+        """
         if self._paused.get(tenant, 0.0) > time.monotonic():
             return False
-        running = self._running.get((tenant, month))
+        what = tenant, month, of_tenant
+        running = self._running.get(what)
         if running is None:
-            running = asyncio.create_task(self._seed(tenant, month))
-            self._running[tenant, month] = running
-            running.add_done_callback(lambda _: self._running.pop((tenant, month), None))
+            running = self._running[what] = asyncio.create_task(self._seed(*what))
+            running.add_done_callback(lambda _: self._running.pop(what, None))
         await asyncio.wait({running}, timeout=PATIENCE)
         return running.done() and running.result()
 
-    async def _seed(self, tenant: str, month: str) -> bool:
+    async def _seed(self, tenant: str, month: str, of_tenant: bool) -> bool:
         try:
-            known = await self._tell(tenant, month)
+            known = await self._tell(tenant, month, of_tenant=of_tenant)
         except Unavailable:
             known = False
         if not known:
@@ -89,12 +92,12 @@ class QuotaSeeder:
                 self._paused.popitem(last=False)
         return known
 
-    async def _tell(self, tenant: str, month: str) -> bool:
+    async def _tell(self, tenant: str, month: str, *, of_tenant: bool) -> bool:
         nonce = uuid7().hex
         async with self._database.transaction(task_scope("audit")) as session:
             # No writer commits events of this tenant before the end: what is in Postgres now is what was there.
             await self._heads.lock(session, [tenant])
-            waiting = await self._use.begin(tenant, month, nonce)
+            waiting = await self._use.begin(tenant, month, nonce, of_tenant=of_tenant)
             if isinstance(waiting, bool):
                 return waiting
             used = await _used(session, tenant, month)
@@ -105,7 +108,7 @@ class QuotaSeeder:
                     for key in {"", event.actor or ""}:
                         calls, compute = used.get(key, Used())
                         used[key] = Used(calls + 1, compute + event.compute_us)
-            return await self._use.finish(tenant, month, nonce, used)
+            return await self._use.finish(tenant, month, nonce, used, of_tenant=of_tenant)
 
     async def used(self, tenant: str, month: str) -> Used:
         """What the tenant has used: as Redis counts, or where it does not, as the log has it, some seconds behind."""

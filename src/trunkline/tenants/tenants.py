@@ -18,11 +18,13 @@ from trunkline.errors import Conflict, NotFound, TenantNotFound, Unavailable
 from trunkline.settings import Settings
 from trunkline.streams.client import Redis
 from trunkline.streams.emergencies import Emergencies, Emergency
+from trunkline.streams.quotas import QuotaUse
 from trunkline.tenants import snapshot
 from trunkline.tenants.announce import Announcer, RevokedKey
 from trunkline.tenants.emergency import written
 from trunkline.tenants.limits import Quotas
 from trunkline.tenants.model import Tenant, check_slug
+from trunkline.tenants.quotas import month_of
 from trunkline.tenants.settable import check_name, parse_changes
 from trunkline.tenants.tables import KeyRow, TenantRow, ToolsetRow
 
@@ -117,6 +119,7 @@ class Tenants:
         self._announcer = Announcer(redis)
         self._clock = redis.clock
         self._emergencies = Emergencies(redis)
+        self._use = QuotaUse(redis)
         self._recorder = Recorder(settings.secret_key)
 
     async def create(self, slug: str, name: str = "", *, by: By = CLI) -> Tenant:
@@ -199,7 +202,10 @@ class Tenants:
             return True
 
         action = "tenant.update" if values.keys() & {"name", "access"} else "limits.set"
-        return await self._change(slug, change, action, by, detail=dict(changes))
+        changed = await self._change(slug, change, action, by, detail=dict(changes))
+        if any(name.startswith("monthly_") for name in values):
+            await self._use.forget(changed.id, month_of(self._clock.now()))
+        return changed
 
     async def suspend(self, slug: str, *, reason: str = "", by: By = CLI) -> Tenant:
         """Refuse all its clients until it is resumed; nothing of it is lost."""

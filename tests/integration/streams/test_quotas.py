@@ -157,7 +157,7 @@ async def test_what_is_used_is_told_first_and_what_ended_meanwhile_is_counted(wi
     await wire.redis.command("DEL", wire.redis.keys.quota(wire.owner.tenant, month))
     with pytest.raises(UseUnknown) as unknown:
         await send(wire, limits)
-    assert unknown.value.month == month
+    assert (unknown.value.month, unknown.value.of_tenant) == (month, True)
     await send(wire, limits.regardless())
     await answer(wire)
     await send(wire, limits.regardless())
@@ -171,6 +171,25 @@ async def test_what_is_used_is_told_first_and_what_ended_meanwhile_is_counted(wi
     assert await use.finish(wire.owner.tenant, month, "b", {"": Used(2, 7), "key_0a1": Used(2, 7)})
     assert await use.begin(wire.owner.tenant, month, "c") is True
     assert (await send(wire, limits)).used == (3, 7, 3, 7)
+
+
+async def test_what_is_known_of_a_key_is_not_known_of_a_tenant_that_had_no_quota(wire: Wire, month: str) -> None:
+    of_key, of_tenant = bounds(quota=(5, None, None, None)), bounds((10, None, None, None))
+    use = QuotaUse(wire.redis)
+    await use.forget(wire.owner.tenant, month)
+    with pytest.raises(UseUnknown) as unknown:
+        await send(wire, of_key)
+    assert not unknown.value.of_tenant
+    assert await use.begin(wire.owner.tenant, month, "a", of_tenant=False) == []
+    assert await use.finish(wire.owner.tenant, month, "a", {}, of_tenant=False)
+    assert (await send(wire, of_key)).used
+    assert await use.read(wire.owner.tenant, month) is None
+    with pytest.raises(UseUnknown):
+        await send(wire, of_tenant)
+    assert await use.begin(wire.owner.tenant, month, "b") == []
+    assert await use.finish(wire.owner.tenant, month, "b", {"": Used(7)})
+    assert (await send(wire, of_tenant)).used[:2] == (9, 0)
+    assert (await send(wire, of_key)).used
 
 
 async def test_a_month_is_what_the_calendar_says(wire: Wire) -> None:

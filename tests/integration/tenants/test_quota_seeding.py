@@ -80,6 +80,17 @@ async def test_where_redis_does_not_know_people_are_told_what_the_log_has(
     assert await QuotaUse(redis).read(acme.id, month) is None
 
 
+async def test_what_is_known_is_told_anew_when_a_quota_changes(
+    redis: Redis, tenants: Tenants, acme: Tenant, seeder: QuotaSeeder
+) -> None:
+    month = month_of(redis.clock.now())
+    use = QuotaUse(redis)
+    for changes, known in (({"rate": "5"}, Used()), ({"monthly_calls": "5"}, None)):
+        assert await seeder.seed(acme.id, month)
+        await tenants.set("acme", changes)
+        assert await use.read(acme.id, month) == known
+
+
 async def test_however_many_ask_at_once_it_is_told_once(
     settings: Settings, redis: Redis, database: Database, acme: Tenant
 ) -> None:

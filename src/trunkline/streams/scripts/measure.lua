@@ -7,7 +7,8 @@
 --       lives at most; '1' to go on where what was used this month is not known. '' where there is none.
 -- A metered call is marked by a byte behind its seed: ' ' for its tenant, '\t' for its key as well, '\r' for a key that has
 -- but a most in flight.
--- What was used in a month is not known before `seed` has told it, nor after Redis lost it.
+-- What was used in a month is not known before `seed` has told it, nor after Redis lost it. What a tenant has used is
+-- told apart: calls of a tenant without quotas are not metered, though one of its keys has some.
 local meters = {}
 
 local function meter_of(more, now)
@@ -29,7 +30,7 @@ end
 
 local function beyond(hard, used) return hard and used >= hard end
 
--- Returns nothing, or {reason, ms after which to try again}: key rate, key inflight, calls, compute; {unseeded, month}.
+-- Returns nothing, or {reason, ms after which to try again}: key rate, key inflight, calls, compute; {unseeded, month, 1 if it is the tenant's}.
 -- Beside it, what settle needs.
 local function measure(base, meter, tool, us, now)
   local open, due = base .. 'key:' .. meter[1], nil
@@ -45,12 +46,12 @@ local function measure(base, meter, tool, us, now)
     if beyond(meter[4], mine) then return {'key inflight', 1000} end
   end
   if not meter.counts then return nil, {due = due, tool = true} end
-  local stored = redis.call('HMGET', base .. 'quota:' .. meter.month[1], 'seeded', 'calls', 'us', 'calls:' .. meter[1],
-    'us:' .. meter[1])
+  local stored = redis.call('HMGET', base .. 'quota:' .. meter.month[1], meter.tenant and 'seeded:tenant' or 'seeded', 'calls', 'us',
+    'calls:' .. meter[1], 'us:' .. meter[1])
   local use = {due = due, tool = true}
   for n = 1, 4 do use[n] = tonumber(stored[n + 1] or 0) end
   if not stored[1] then
-    if not meter[14] then return {'unseeded', meter.month[1]} end
+    if not meter[14] then return {'unseeded', meter.month[1], meter.tenant and 1 or 0} end
   else
     use[1] = use[1] + redis.call('ZCOUNT', base .. 'quota:open', alive, '+inf')
     use[3] = use[3] + (mine or 0)

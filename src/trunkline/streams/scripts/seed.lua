@@ -3,11 +3,11 @@
 -- ends later is counted: so the sum of all is exact, if no writer commits events of this tenant between the steps. Of
 -- several who do this at once, only the last to begin finishes.
 -- KEYS: 1 the tenant's use in the month, 2 the lane's audit stream
--- ARGV: 1 a number that no other has, 2 most entries of the stream, 3 lifetime in ms; in the second step more: field and
---       number, for each; last: repeated
+-- ARGV: 1 a number that no other has, 2 most entries of the stream, 3 lifetime in ms, 4 what becomes known: seeded:tenant, or
+--       seeded if the tenant has no quotas; in the second step more: field and number, for each; last: repeated
 -- Returns 1 if all is known, 0 if that was in vain; after the first step else what the entries hold.
-if redis.call('HEXISTS', KEYS[1], 'seeded') == 1 then return 1 end
-if #ARGV == 4 then
+if redis.call('HEXISTS', KEYS[1], ARGV[4]) == 1 then return 1 end
+if #ARGV == 5 then
   if redis.call('XLEN', KEYS[2]) > tonumber(ARGV[2]) then return 0 end
   local found = {}
   for _, entry in ipairs(redis.call('XRANGE', KEYS[2], '-', '+')) do table.insert(found, entry[2]) end
@@ -17,7 +17,7 @@ if #ARGV == 4 then
   return found
 end
 if redis.call('HGET', KEYS[1], 'seeding') ~= ARGV[1] then return 0 end
-for a = 4, #ARGV - 1, 2 do redis.call('HINCRBY', KEYS[1], ARGV[a], ARGV[a + 1]) end
+for a = 5, #ARGV - 1, 2 do redis.call('HINCRBY', KEYS[1], ARGV[a], ARGV[a + 1]) end
 redis.call('HDEL', KEYS[1], 'seeding')
-redis.call('HSET', KEYS[1], 'seeded', '1')
+redis.call('HSET', KEYS[1], 'seeded', '1', ARGV[4], '1')
 return 1
