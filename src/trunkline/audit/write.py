@@ -11,6 +11,7 @@ from typing import Final, Protocol
 
 import structlog
 from pydantic import SecretStr
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from trunkline.audit.arrived import read_event
@@ -36,6 +37,10 @@ LONGEST_PAUSE: Final = 2.0
 """Seconds between tries while a store is away, before jitter."""
 PARTITIONS_EVERY: Final = 6 * 3600.0
 """Seconds between looks at whether the coming months have their partitions."""
+PARTITIONS_AGAIN: Final = 300.0
+"""Seconds until that is tried again where it failed; meanwhile the default partition takes what has no other."""
+_PATIENCE: Final = text("SELECT set_config('lock_timeout', '1s', true)")
+"""A partition takes a lock that whoever reads the log holds; while it is waited for, nobody else writes."""
 
 _SCOPE: Final = task_scope("audit")
 _BAD_DATA: Final = ("22", "23")
@@ -159,9 +164,15 @@ class AuditWriter:
     async def _prepare_partitions(self) -> None:
         if time.monotonic() < self._partitions_due:
             return
-        async with self._database.transaction(_SCOPE) as session:
-            await ensure_partitions(session)
-        self._partitions_due = time.monotonic() + PARTITIONS_EVERY
+        every = PARTITIONS_EVERY
+        try:
+            async with self._database.transaction(_SCOPE) as session:
+                await session.execute(_PATIENCE)
+                await ensure_partitions(session)
+        except DBAPIError as error:
+            log.warning("the audit log has no new partitions yet", reason=str(error.orig))
+            every = PARTITIONS_AGAIN
+        self._partitions_due = time.monotonic() + every
 
     async def _events(self, batch: Sequence[AuditEntry]) -> list[Event]:
         """The events of a batch; what is none is set aside."""

@@ -401,6 +401,21 @@ async def test_a_feed_that_is_away_is_not_asked_without_pause(database):
     assert asked <= 3
 
 
+async def test_whoever_reads_the_log_for_long_keeps_nobody_from_writing_while_a_partition_is_missing(
+    redis, database, settings
+):
+    partitions = "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'audit_events'::regclass"
+    newest = sorted(name for (name,) in await as_owner(settings.database_url, partitions))[-2]
+    await as_owner(settings.database_url, f"DROP TABLE {newest}")
+    async with database.transaction(task_scope("audit")) as reader:
+        await reader.execute(text("SELECT count(*) FROM audit_events"))
+        await append(redis, event(), event())
+        async with asyncio.timeout(10), reading(redis) as feed, writing(feed, database):
+            await feed.until(2)
+    assert len(await rows(database)) == 2
+    assert (newest,) not in await as_owner(settings.database_url, partitions)
+
+
 async def test_the_coming_months_have_partitions_after_a_start(redis, database, settings):
     partitions = "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'audit_events'::regclass"
     for (name,) in await as_owner(settings.database_url, partitions):
