@@ -144,7 +144,7 @@ class Settings(BaseSettings):
     audit_retention_months: int = Field(
         0, ge=0, le=1_200, description="Full months that the audit log is kept, 0 for ever."
     )
-    export_rows: int = Field(1_000, gt=0, le=100_000, description="Rows of an export held in memory at once.")
+    export_rows: int = Field(1_000, gt=0, le=5_000, description="Rows of an export held in memory at once.")
 
     @field_validator("servers", "allowed_origins", "allowed_hosts", "trusted_proxies", mode="before")
     @classmethod

@@ -57,9 +57,9 @@ def export(
 
         tenant = await tenant_id(there, slug)
         exports = Export(there.database, there.settings.secret_key, there.settings.export_rows)
-        await exports.begin(tenant, CLI, {"format": form})
+        taking = await exports.begin(tenant, CLI, {"format": form})
         take = exports.csv if form == "csv" else exports.jsonl
-        await _write(take(tenant, *bounds), output)
+        await _write(take(tenant, *bounds, taking), output)
 
     ask(copy)
 

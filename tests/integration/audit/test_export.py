@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import json
@@ -9,12 +10,15 @@ from typing import Any
 
 import pytest
 from tests.integration.audit.logs import Log
+from tests.stores import as_owner
 from uuid_utils import uuid7
 
-from trunkline.audit.export import Export
+from trunkline.audit.by import CLI
+from trunkline.audit.export import MOST_EXPORTS, Export
 from trunkline.audit.signing import read_signers
 from trunkline.audit.verify import verify_copy
-from trunkline.errors import UsageError
+from trunkline.db import Database
+from trunkline.errors import Forbidden, TooManyRequests, Unavailable, UsageError
 
 COUNT = 1_050
 
@@ -87,6 +91,68 @@ async def test_csv_has_the_same_entries(shared_log: Log, export: Export):
 async def test_another_tenants_log_is_not_in_it(shared_log: Log, export: Export):
     await shared_log.append([shared_log.happened(), shared_log.happened(tenant=uuid7().hex)])
     assert len(await lines_of(export, shared_log)) == 2
+
+
+async def test_one_copy_of_a_log_is_taken_at_a_time_and_few_of_all(shared_log: Log, export: Export):
+    first = await export.begin(shared_log.tenant, CLI, {})
+    with pytest.raises(TooManyRequests, match="of this log"):
+        await export.begin(shared_log.tenant, CLI, {})
+    others = [await export.begin(uuid7().hex, CLI, {}) for _ in range(MOST_EXPORTS - 1)]
+    with pytest.raises(TooManyRequests, match="Other exports"):
+        await export.begin(uuid7().hex, CLI, {})
+    first.release()
+    again = await export.begin(shared_log.tenant, CLI, {})
+    first.release()
+    with pytest.raises(TooManyRequests):
+        await export.begin(shared_log.tenant, CLI, {})
+    del again, others  # as when the answer was never begun
+    assert await export.begin(shared_log.tenant, CLI, {})
+
+
+async def test_a_copy_that_cannot_be_begun_takes_no_place(shared_log: Log):
+    export = Export(Database("postgresql://nobody@127.0.0.1:1/nothing"), shared_log.settings.secret_key)
+    for _ in range(MOST_EXPORTS + 1):
+        with pytest.raises(Unavailable):
+            await export.begin(shared_log.tenant, CLI, {})
+
+
+async def test_a_copy_ends_when_whoever_takes_it_may_not_any_more(
+    shared_log: Log, export: Export, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("trunkline.audit.export._LOOK_EVERY", 0.0)
+    await shared_log.fill(300)
+    answers = [True, False]
+
+    async def may() -> bool:
+        return answers.pop(0)
+
+    taking = await export.begin(shared_log.tenant, CLI, {}, may)
+    parts = export.csv(shared_log.tenant, taking=taking)
+    assert [await anext(parts) for _ in range(2)]
+    with pytest.raises(Forbidden):
+        await anext(parts)
+
+
+async def test_a_copy_takes_no_longer_than_it_may(shared_log: Log, export: Export, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("trunkline.audit.export.LONGEST", -1.0)
+    await shared_log.fill(1)
+    with pytest.raises(Unavailable, match="in parts"):
+        await whole(export.csv(shared_log.tenant))
+
+
+async def test_postgres_ends_a_copy_whose_reader_has_stopped(
+    shared_log: Log, export: Export, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("trunkline.audit.export.IDLE", 0.05)
+    await shared_log.fill(300)
+    parts = export.csv(shared_log.tenant)
+    assert [await anext(parts) for _ in range(2)]
+    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND backend_xmin IS NOT NULL"
+    async with asyncio.timeout(10):
+        while (await as_owner(shared_log.settings.database_url, f"{query} AND pid <> pg_backend_pid()"))[0][0]:
+            pass
+    with pytest.raises(Unavailable):
+        await whole(parts)
 
 
 async def test_a_copy_that_nobody_reads_to_its_end_gives_its_connection_back(shared_log: Log, export: Export):

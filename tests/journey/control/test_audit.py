@@ -154,6 +154,27 @@ async def test_a_copy_streams_and_verifies_with_the_public_key(control: ControlR
     assert len(rows) == len(lines)
 
 
+@pytest.mark.parametrize("bound", ["LONGEST", "_LOOK_EVERY"])
+async def test_a_copy_that_ends_too_early_is_seen_to_be_cut_short(
+    control: ControlRig, monkeypatch: pytest.MonkeyPatch, bound: str
+) -> None:
+    slug, _, owner = await tenant(control)
+    monkeypatch.setattr(f"trunkline.audit.export.{bound}", -1.0)
+    asked = asyncio.Event()
+
+    async def gone(*_: object) -> bool:
+        asked.set()
+        return False
+
+    monkeypatch.setattr("trunkline.api.control.audit._still_may", gone)
+    for _ in range(2):
+        with pytest.raises(httpx2.RemoteProtocolError):
+            await control.call("GET", audit(slug, "/export"), owner.token)
+    assert asked.is_set() is (bound == "_LOOK_EVERY")
+    monkeypatch.undo()
+    assert (await control.call("GET", audit(slug, "/export"), owner.token)).status_code == 200
+
+
 async def entries(answer: httpx2.Response) -> AsyncIterator[tuple[int, dict[str, Any]]]:
     """The events of a tail: number and entry."""
     number = 0

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Any, Final
 
 import orjson
@@ -13,15 +14,16 @@ from fastapi import APIRouter, Header, Query
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from trunkline.api.control.deps import Answer, Control, ControlDep, Id, Page, Slug, link_next
-from trunkline.api.control.principal import OPERATOR_ONLY, Actor, allowed, tenant_actor
+from trunkline.api.control.principal import OPERATOR_ONLY, Actor, allowed, operator_actor, tenant_actor
 from trunkline.api.control.problems import responses
 from trunkline.audit import query
 from trunkline.audit.by import PLATFORM
 from trunkline.audit.chain import Checkpoint, genesis, time_of
 from trunkline.audit.entries import to_json
-from trunkline.audit.export import TYPES, Format
+from trunkline.audit.export import TYPES, Format, Taking
 from trunkline.audit.signing import CheckpointSigner
 from trunkline.errors import CursorNotFound, NotFound, TrunklineError
 
@@ -176,10 +178,10 @@ async def follow_audit(
     responses=responses() | {200: {"description": "The copy.", "content": {each: {} for each in TYPES.values()}}},
 )
 async def export_audit(
-    tenant: Slug, wanted: Annotated[ExportQuery, Query()], control: ControlDep, who: Reading
+    tenant: Slug, wanted: Annotated[ExportQuery, Query()], request: Request, control: ControlDep, who: Reading
 ) -> Response:
     """A copy of the log, oldest first, as a stream; of a part, by when it was recorded."""
-    return await _export(control, who, who.tenant_id, tenant, wanted)
+    return await _export(control, who, (who.tenant_id, tenant), wanted, partial(_still_may, request, tenant, who))
 
 
 @router.get("/v1/tenants/{tenant}/audit/{entry}", responses=responses())
@@ -211,11 +213,11 @@ async def list_audit_of_any(
     responses=responses() | {200: {"description": "The copy.", "content": {each: {} for each in TYPES.values()}}},
 )
 async def export_audit_of_any(
-    tenant: Slug, wanted: Annotated[ExportQuery, Query()], control: ControlDep, who: Operating
+    tenant: Slug, wanted: Annotated[ExportQuery, Query()], request: Request, control: ControlDep, who: Operating
 ) -> Response:
     """A copy of any tenant's log; that it was taken is in the log."""
     found = await control.tenants.get(tenant)
-    return await _export(control, who, found.id, tenant, wanted)
+    return await _export(control, who, (found.id, tenant), wanted, partial(_still_operator, request, who))
 
 
 @router.get("/v1/operator/audit", responses=responses())
@@ -244,14 +246,37 @@ async def _page(
     return Page(items=[AuditEntry(**to_json(each)) for each in found.entries], next=following)
 
 
-async def _export(control: Control, who: Actor, tenant_id: str, slug: str, wanted: ExportQuery) -> Response:
+class _Copy(StreamingResponse):
+    """A copy that is taken: however its answer ends, another one may begin."""
+
+    def __init__(self, taking: Taking, parts: AsyncIterator[bytes], **how: Any) -> None:
+        super().__init__(parts, **how)
+        self._taking = taking
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            async with aclosing(self.body_iterator):  # type: ignore[type-var]
+                await super().__call__(scope, receive, send)
+        finally:
+            self._taking.release()
+
+
+async def _export(
+    control: Control,
+    who: Actor,
+    of: tuple[str, str],
+    wanted: ExportQuery,
+    may: Callable[[], Awaitable[bool]],
+) -> Response:
+    tenant_id, slug = of
     bounds = {"from": wanted.since, "to": wanted.until}
     said = {name: time.isoformat() for name, time in bounds.items() if time is not None}
-    await control.exports.begin(tenant_id, who.by, {"format": wanted.format, **said})
+    taking = await control.exports.begin(tenant_id, who.by, {"format": wanted.format, **said}, may)
     take = control.exports.csv if wanted.format == "csv" else control.exports.jsonl
     name = f"{slug}-audit.{wanted.format}"
-    return StreamingResponse(
-        take(tenant_id, wanted.since, wanted.until),
+    return _Copy(
+        taking,
+        take(tenant_id, wanted.since, wanted.until, taking),
         media_type=TYPES[wanted.format],
         headers={"content-disposition": f'attachment; filename="{name}"'},
     )
@@ -295,6 +320,14 @@ async def _still_may(request: Request, slug: str, who: Actor) -> bool:
     try:
         now = await tenant_actor(request, slug)
         now.require("audit:read")
+    except TrunklineError:
+        return False
+    return now.principal == who.principal
+
+
+async def _still_operator(request: Request, who: Actor) -> bool:
+    try:
+        now = await operator_actor(request)
     except TrunklineError:
         return False
     return now.principal == who.principal
