@@ -137,7 +137,8 @@ def upgrade() -> None:
     create_accounts()
     # Partitions are the owner's to make, whoever finds one missing.
     op.execute(
-        "ALTER FUNCTION ensure_audit_partitions(integer) SECURITY DEFINER SET search_path = public, pg_catalog"
+        "ALTER FUNCTION ensure_audit_partitions(integer) SECURITY DEFINER "
+        "SET search_path = pg_catalog, public, pg_temp"
     )
     op.execute("REVOKE ALL ON FUNCTION ensure_audit_partitions(integer) FROM PUBLIC")
     op.execute(f"GRANT EXECUTE ON FUNCTION ensure_audit_partitions(integer) TO {ROLE}")

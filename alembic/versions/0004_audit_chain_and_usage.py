@@ -44,13 +44,13 @@ $$"""
 
 # Partitions are reached through their table alone, whose policies hold there. Their own let the owner move rows.
 CLOSE_ONE = """
-  EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', partition);
-  EXECUTE format('ALTER TABLE %I FORCE ROW LEVEL SECURITY', partition);
-  EXECUTE format('CREATE POLICY owner_moves ON %I TO CURRENT_USER USING (true)', partition);"""
+  EXECUTE format('ALTER TABLE public.%I ENABLE ROW LEVEL SECURITY', partition);
+  EXECUTE format('ALTER TABLE public.%I FORCE ROW LEVEL SECURITY', partition);
+  EXECUTE format('CREATE POLICY owner_moves ON public.%I TO CURRENT_USER USING (true)', partition);"""
 OPEN_ONE = """
-  EXECUTE format('DROP POLICY owner_moves ON %I', partition);
-  EXECUTE format('ALTER TABLE %I NO FORCE ROW LEVEL SECURITY', partition);
-  EXECUTE format('ALTER TABLE %I DISABLE ROW LEVEL SECURITY', partition);"""
+  EXECUTE format('DROP POLICY owner_moves ON public.%I', partition);
+  EXECUTE format('ALTER TABLE public.%I NO FORCE ROW LEVEL SECURITY', partition);
+  EXECUTE format('ALTER TABLE public.%I DISABLE ROW LEVEL SECURITY', partition);"""
 EACH_PARTITION = """
 DO $$
 DECLARE
@@ -65,7 +65,7 @@ $$"""
 # As before, but by the time of recording, and each partition is closed. Rows move as they are: their hashes hold.
 ENSURE_PARTITIONS = """
 CREATE FUNCTION ensure_audit_partitions(months_ahead integer) RETURNS void LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = public, pg_catalog AS $$
+SET search_path = pg_catalog, public, pg_temp AS $$
 DECLARE
   month timestamp;
   partition text;
@@ -78,22 +78,22 @@ BEGIN
   FOR i IN 0..months_ahead LOOP
     month := date_trunc('month', now() AT TIME ZONE 'UTC') + make_interval(months => i);
     partition := 'audit_events_' || to_char(month, 'YYYY_MM');
-    IF to_regclass(partition) IS NULL THEN
-      LOCK TABLE ONLY audit_events IN SHARE UPDATE EXCLUSIVE MODE;
+    IF to_regclass('public.' || partition) IS NULL THEN
+      LOCK TABLE ONLY public.audit_events IN SHARE UPDATE EXCLUSIVE MODE;
     END IF;
-    IF to_regclass(partition) IS NULL THEN
+    IF to_regclass('public.' || partition) IS NULL THEN
       opens := month AT TIME ZONE 'UTC';
       closes := (month + interval '1 month') AT TIME ZONE 'UTC';
       EXECUTE format(
-        'CREATE TABLE %I (LIKE audit_events INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', partition);
+        'CREATE TABLE public.%I (LIKE public.audit_events INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', partition);
       <close>
-      LOCK TABLE audit_events_default IN ACCESS EXCLUSIVE MODE;
+      LOCK TABLE public.audit_events_default IN ACCESS EXCLUSIVE MODE;
       EXECUTE format(
         'WITH moved AS '
-        '(DELETE FROM audit_events_default WHERE <time> >= %L AND <time> < %L RETURNING *) '
-        'INSERT INTO %I SELECT * FROM moved', opens, closes, partition);
+        '(DELETE FROM public.audit_events_default WHERE <time> >= %L AND <time> < %L RETURNING *) '
+        'INSERT INTO public.%I SELECT * FROM moved', opens, closes, partition);
       EXECUTE format(
-        'ALTER TABLE audit_events ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)',
+        'ALTER TABLE public.audit_events ATTACH PARTITION public.%I FOR VALUES FROM (%L) TO (%L)',
         partition, opens, closes);
     END IF;
   END LOOP;
@@ -104,7 +104,7 @@ $$"""
 # checkpoint of kind `retention` at its last one there, and none has an older entry left.
 DROP_PARTITION = """
 CREATE FUNCTION drop_audit_partition(month date, keep_months integer) RETURNS void LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = public, pg_catalog AS $$
+SET search_path = pg_catalog, public, pg_temp AS $$
 DECLARE
   opens timestamp := date_trunc('month', month::timestamp);
   partition text := 'audit_events_' || to_char(month, 'YYYY_MM');
@@ -117,16 +117,16 @@ BEGIN
     RAISE EXCEPTION '% is not % full months back', partition, keep_months;
   END IF;
   EXECUTE format(
-    'SELECT count(*) FROM (SELECT tenant_id, max(seq) AS seq FROM %I GROUP BY tenant_id) AS last '
-    'WHERE NOT EXISTS (SELECT FROM audit_checkpoints c '
+    'SELECT count(*) FROM (SELECT tenant_id, max(seq) AS seq FROM public.%I GROUP BY tenant_id) AS last '
+    'WHERE NOT EXISTS (SELECT FROM public.audit_checkpoints c '
     'WHERE c.tenant_id = last.tenant_id AND c.seq = last.seq AND c.kind = ''retention'')', partition) INTO unsigned;
   IF unsigned > 0 THEN
     RAISE EXCEPTION '% has % chains without a checkpoint at their last entry there', partition, unsigned;
   END IF;
-  IF EXISTS (SELECT FROM audit_events_default WHERE recorded_at < opens AT TIME ZONE 'UTC') THEN
+  IF EXISTS (SELECT FROM public.audit_events_default WHERE recorded_at < opens AT TIME ZONE 'UTC') THEN
     RAISE EXCEPTION 'older entries than those of % are in the default partition', partition;
   END IF;
-  EXECUTE format('DROP TABLE %I', partition);
+  EXECUTE format('DROP TABLE public.%I', partition);
 END
 $$"""
 
