@@ -8,10 +8,13 @@ from collections.abc import Iterator
 import pytest
 from tests.integration.streams.conftest import Wire
 from tests.stores import open_directory
+from uuid_utils import uuid7
 
 from trunkline.dev.data import DataDirectory
 from trunkline.dev.stores import running_stores
 from trunkline.errors import SessionNotFound, Unavailable
+from trunkline.streams.bounds import Bounds, Share
+from trunkline.streams.calls import Message
 from trunkline.streams.sessions import Sessions, new_session_id
 
 
@@ -41,6 +44,30 @@ async def test_a_full_redis_refuses_calls_and_loses_no_answer(wire: Wire) -> Non
         assert await publishing == 1
     assert await wire.pending() == 0
     assert await wire.redis.command("XLEN", wire.redis.keys.audit(wire.redis.keys.lane_of(wire.owner.tenant))) == 1
+
+
+@pytest.mark.parametrize(
+    "share", [None, Share("key_0a1", in_flight=9), Share("key_0a1", quota=(9, None, None, None))]
+)
+async def test_a_full_redis_refuses_metered_calls_too_and_lets_them_end(wire: Wire, share: Share | None) -> None:
+    quota = (None if share else 9, None, None, None)
+    limits = Bounds.of(1e6, 1_000_000, 1000, quota=quota, share=share, life_ms=660_000).regardless()
+
+    async def send(request_id: bytes) -> None:
+        seed = b'["key_0a1","add","pod-a","aGFzaA=="]'
+        await wire.calls.accept(wire.owner, Message(uuid7().hex, wire.session, request_id, b"{}", seed), limits)
+
+    await send(b"1")
+    operator = await wire.redis.dial("test")
+    await operator.send("CONFIG", "SET", "maxmemory", "1")
+    with pytest.raises(Unavailable):
+        await send(b"2")
+    assert (await wire.pending(), await wire.in_flight()) == (1, 1)
+    await wire.calls.cancel(wire.owner, wire.session, b"1")
+    assert (await wire.pending(), await wire.in_flight()) == (0, 0)
+    await operator.send("CONFIG", "SET", "maxmemory", "0")
+    operator.close()
+    await operator.lost
 
 
 async def test_a_full_redis_refuses_new_sessions_and_keeps_those_that_were_left(wire: Wire) -> None:

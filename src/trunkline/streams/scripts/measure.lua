@@ -86,13 +86,13 @@ local function settle(base, tenant, lane, meter, use, call, now)
   end
   if not use.tool then return '' end
   if meter[4] or meter.key then
+    redis.call('ZADD', open, now + life, call) -- first, since a full Redis refuses it
     redis.call('ZREMRANGEBYSCORE', open, '-inf', now)
-    redis.call('ZADD', open, now + life, call)
     redis.call('PEXPIRE', open, life)
   end
   if not meter.counts then return meter[4] and '\r' or '' end
-  redis.call('ZREMRANGEBYSCORE', base .. 'quota:open', '-inf', now)
   redis.call('ZADD', base .. 'quota:open', now + life, call)
+  redis.call('ZREMRANGEBYSCORE', base .. 'quota:open', '-inf', now)
   redis.call('PEXPIRE', base .. 'quota:open', life)
   warn(base, tenant, lane, meter, now, 'calls', '', meter[6], use[1])
   warn(base, tenant, lane, meter, now, 'compute', '', meter[8], use[2])
