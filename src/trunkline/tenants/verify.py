@@ -7,7 +7,7 @@ import math
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jwt
@@ -158,8 +158,12 @@ class Verifier:
             Unavailable: neither answers; what was known stays.
         """
         async with self._refreshing:
+            self._announced = {}
+            in_redis = await self._from_redis()
+            for key_id, at in (in_redis or {}).items():
+                _add_earlier(self._revoked, key_id, at)  # at once: Postgres may take its time
             await self._refresh_keyring()
-            await self._refresh_revocations()
+            await self._refresh_revocations(in_redis)
 
     async def _refresh_keyring(self) -> None:
         changed = await self._keyring.refresh()
@@ -167,16 +171,13 @@ class Verifier:
             for token in [token for token, known in self._known.items() if known.kid in changed]:
                 del self._known[token]
 
-    async def _refresh_revocations(self) -> None:
-        self._announced = {}
-        in_redis = await self._from_redis()
-        for key_id, at in (in_redis or {}).items():
-            _add_earlier(self._revoked, key_id, at)  # at once: Postgres may take its time
+    async def _refresh_revocations(self, in_redis: Mapping[str, float] | None) -> None:
         stored = await self._from_postgres()
         if in_redis is None and stored is None:
             raise Unavailable("Revoked API keys cannot be loaded; try again later.", retry_after=2)
-        # Only Postgres knows all of them. Without it what was known must stay, with it what has expired may go.
-        fresh = dict(self._revoked if stored is None else stored)
+        # Postgres knows all of them but those of emergencies, which Redis alone may know. Without one of the two,
+        # what was known must stay; with both, what has expired may go.
+        fresh = dict(self._revoked) if stored is None or in_redis is None else dict(stored)
         for source in (in_redis or {}, self._announced):
             for key_id, at in source.items():
                 _add_earlier(fresh, key_id, at)

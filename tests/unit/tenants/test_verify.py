@@ -337,6 +337,34 @@ async def test_revocations_are_loaded_and_those_announced_meanwhile_stay() -> No
     assert known.is_revoked("key_2")
 
 
+async def test_what_redis_knows_to_be_revoked_is_refused_before_signing_keys_are_asked_for() -> None:
+    revocations, keyring = Revocations(), Keyring()
+    revocations.known = {"key_1": 1.0}
+    keyring.away = True
+    known = verifier(keyring, revocations)
+    with pytest.raises(Unavailable):
+        await known.refresh()
+    assert known.is_revoked("key_1")
+
+
+async def test_what_redis_alone_knew_to_be_revoked_stays_so_while_it_is_away() -> None:
+    class Stored:
+        async def look(self, *_: object, **__: object) -> dict[str, float]:
+            return {"key_2": 1.0}
+
+    revocations = Revocations()
+    revocations.known = {"key_1": 1.0}
+    known = Verifier(SETTINGS, Keyring(), revocations, Stored())  # type: ignore[arg-type]
+    await known.refresh()
+    revocations.away = True
+    await known.refresh()
+    assert known.is_revoked("key_1")
+    assert known.is_revoked("key_2")
+    revocations.away, revocations.known = False, {}
+    await known.refresh()
+    assert not known.is_revoked("key_1")
+
+
 async def test_what_was_known_stays_when_no_store_answers() -> None:
     revocations, keyring = Revocations(), Keyring()
     known = verifier(keyring, revocations)
