@@ -12,6 +12,8 @@ from tests.control import ControlRig
 from tests.journey.test_access import refused
 from tests.sse import connect
 
+from trunkline.tenants.limits import KeyLimits
+
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 KEYS = "/v1/tenants/demo/keys"
 
@@ -111,6 +113,28 @@ async def test_nobody_issues_a_key_that_may_do_more(control: ControlRig, admin: 
         assert (await manager.delete(f"{KEYS}/{master.id}")).status_code == 403
         longer = await manager.post(f"{KEYS}/{record.id}/rotate", json={})
         assert longer.status_code == 403, "it would outlive the key that asks"
+
+
+async def test_a_key_with_limits_of_its_own_multiplies_them_through_no_other_key(control: ControlRig) -> None:
+    secret, record = await control.platform.keys.issue(
+        "demo", scopes=["tenant:admin"], expires=timedelta(days=5), limits=KeyLimits(calls=10)
+    )
+    _, other = await control.platform.keys.issue("demo", limits=KeyLimits(calls=10))
+    body = {"expires_in": "1d", "limits": {"monthly_calls": 1}}
+    async with control.client(secret) as limited:
+        refused = await limited.post(KEYS, json={**body, "scopes": ["mcp:call"]})
+        assert (refused.status_code, "count anew" in refused.json()["detail"]) == (403, True)
+        assert (await limited.post(f"{KEYS}/{other.id}/rotate", json=body)).status_code == 403
+        assert (await limited.post(f"{KEYS}/{record.id}/rotate", json=body)).status_code == 201
+
+
+async def test_a_key_that_is_being_replaced_issues_none_that_outlives_it(control: ControlRig) -> None:
+    secret, record = await control.platform.keys.issue("demo", scopes=["keys:manage"], expires=timedelta(days=9))
+    await control.platform.keys.rotate(record.id, overlap=timedelta(hours=3))
+    async with control.client(secret) as ending:
+        body = {"scopes": ["mcp:call"], "expires_in": "4h"}
+        assert (await ending.post(KEYS, json=body)).status_code == 403
+        assert (await ending.post(KEYS, json=body | {"expires_in": "2h"})).status_code == 201
 
 
 @pytest.mark.parametrize(

@@ -272,7 +272,7 @@ async def rotate_key(tenant: Slug, key_id: KeyId, body: Rotation, control: Contr
         None if body.limits is None else body.limits.read(),
         None if body.expires_in is None else parse_duration(body.expires_in),
     )
-    await _check_grants(control, actor, changes.apply(old.wanted))
+    await _check_grants(control, actor, changes.apply(old.wanted), replaces=key_id)
     secret, record = await control.keys.rotate(
         key_id,
         overlap=parse_duration(body.overlap),
@@ -287,8 +287,8 @@ def _shown(control: Control, tenant: Slug, secret: str, record: KeyRecord) -> Ne
     return NewKey(key=Key.of(record), secret=secret, snippets=snippets_of(control.settings, tenant, secret))
 
 
-async def _check_grants(control: Control, actor: Actor, wanted: Wanted) -> None:
-    """Refuse a key that may do more than who asks for it.
+async def _check_grants(control: Control, actor: Actor, wanted: Wanted, *, replaces: str = "") -> None:
+    """Refuse a key that may do more than who asks for it, or for longer.
 
     Raises:
         Forbidden: with what is too much.
@@ -299,7 +299,9 @@ async def _check_grants(control: Control, actor: Actor, wanted: Wanted) -> None:
     if actor.key is None:
         return
     own = await control.keys.get(actor.tenant_id, actor.key.key_id)
-    if datetime.now(UTC) + wanted.lifetime > own.expires_at:
+    if own.limits is not None and own.id != replaces:
+        raise Forbidden("A key with limits of its own issues no others, which would count anew; use one without.")
+    if datetime.now(UTC) + wanted.lifetime > min(own.expires_at, own.revoked_at or own.expires_at):
         raise Forbidden("A key that a key issues ends no later than that; give a shorter expires_in.")
     mine = Wanted(own.name, wanted.scopes, own.tools, own.wanted.lifetime, own.addresses, own.limits)
     if not wanted.within(mine):
