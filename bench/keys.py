@@ -68,7 +68,7 @@ class _Asked:
         }
         self.head = Head(cast("HTTPScope", scope))
 
-    def address(self, _trusted: object) -> str:
+    def address(self, _proxies: object, *, certain: bool) -> str:
         return "127.0.0.1"
 
 

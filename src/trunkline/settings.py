@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from ipaddress import ip_network
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
@@ -66,7 +67,7 @@ class Settings(BaseSettings):
 
     trusted_proxies: CommaSeparated = Field(
         ("127.0.0.1", "::1"),
-        description="Addresses of proxies whose X-Forwarded-For is believed, comma-separated; `*` for all.",
+        description="Addresses or networks of proxies whose X-Forwarded-For is believed, with commas; `*` for all.",
     )
 
     max_body_bytes: int = Field(1_048_576, gt=0, description="Largest POST body, in bytes; beyond it 413.")
@@ -151,6 +152,16 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for each in value:
+            try:
+                ip_network("::/0" if each == "*" else each, strict=False)
+            except ValueError as error:
+                raise ValueError("TRUSTED_PROXIES are addresses, networks such as 10.0.0.0/8, or *") from error
         return value
 
     @field_validator("public_url")

@@ -12,6 +12,7 @@ import orjson
 
 from trunkline.api.heads import Head
 from trunkline.api.http import Request
+from trunkline.api.proxies import Proxies
 from trunkline.api.ratelimit import RateLimit
 from trunkline.envelope import Caller
 from trunkline.errors import AddressNotAllowed, Forbidden, TenantNotFound, TooManyRequests, Unauthorized
@@ -103,7 +104,7 @@ class Authenticator:
         self._directory = directory
         self._verifier = verifier
         self._note_use = note_use
-        self._trusted = settings.trusted_proxies
+        self._proxies = Proxies(settings.trusted_proxies)
         self._longest = settings.call_timeout_max
         self._public = settings.public_rate, settings.public_burst
         self._throttle = Throttle("This address sends faster than a public tenant allows.")
@@ -140,7 +141,7 @@ class Authenticator:
             return self._identity(tenant, token, principal, transport)
         if scheme or tenant.access != "public":
             raise Unauthorized
-        self._throttle.check(request.address(self._trusted), *self._public)
+        self._throttle.check(request.address(self._proxies), *self._public)
         return self._identity(tenant, "", public_principal(tenant), transport)
 
     def stand_in(self, identity: Identity) -> bytes:
@@ -178,7 +179,7 @@ class Authenticator:
         return Identity.of(tenant, principal, longest=self._longest)
 
     def _check_address(self, principal: Principal, request: Request) -> None:
-        if not principal.allows(request.address(self._trusted)):
+        if not principal.allows(request.address(self._proxies, certain=True)):
             raise AddressNotAllowed
 
     def check_valid(self, principal: Principal) -> None:

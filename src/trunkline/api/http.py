@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Container, MutableMapping
+from collections.abc import MutableMapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import parse_qs
@@ -13,6 +13,7 @@ import orjson
 
 from trunkline.api.connection import CLIENT_GONE, Cycle, Held, Protocol
 from trunkline.api.heads import Head, Headers
+from trunkline.api.proxies import Proxies
 from trunkline.errors import (
     BodyTooLarge,
     HttpVersionTooOld,
@@ -104,14 +105,11 @@ class Request:
         """Whether the request has arrived with its body: always so once another one follows on its connection."""
         return not self._cycle.more_body
 
-    def address(self, trusted: Container[str]) -> str:
-        """The client's address: of the peers on the way here, the last that is not a trusted proxy."""
+    def address(self, proxies: Proxies, *, certain: bool = False) -> str:
+        """The client's address, as the trusted proxies tell it; `certain` where a lie would open something."""
         peer, _ = self.protocol.client or ("", 0)
-        hops = [hop.strip() for hop in (*self.header(b"x-forwarded-for").split(","), str(peer)) if hop.strip()]
-        for hop in reversed(hops):
-            if "*" not in trusted and hop not in trusted:
-                return hop
-        return hops[0] if hops else ""
+        tell = proxies.certain if certain else proxies.client
+        return tell(self.header(b"x-forwarded-for"), str(peer))
 
     def abort(self) -> None:
         """Drop the connection and what it still holds for its client."""

@@ -23,6 +23,7 @@ from trunkline.api.control.deps import Control
 from trunkline.api.control.rate import Allowances
 from trunkline.api.http import Request
 from trunkline.api.messages import read_json
+from trunkline.api.proxies import Proxies
 from trunkline.errors import FieldError, MethodNotAllowed, NotFound, TrunklineError, ValidationFailed
 
 log = structlog.get_logger(__name__)
@@ -102,16 +103,18 @@ class ControlPlane:
         self._control = control
         self._settings = control.settings
         self._app = make_control(control)
+        self._proxies = Proxies(self._settings.trusted_proxies)
         self._allowances = Allowances(control.settings)
         self._app.state.allowances = self._allowances
 
     async def handle(self, request: Request) -> None:
         """Answer one request; whatever goes wrong is a problem."""
-        address = request.address(self._settings.trusted_proxies)
+        address = request.address(self._proxies)
         request.cors += self._allowances.count(request, address)
         body = await self._body(request) if request.head.method in _HAS_BODY else b""
         request_id = str(uuid7())
-        scope = _scope(request) | {"state": {"address": address, "request_id": request_id}}
+        certain = request.address(self._proxies, certain=True)
+        scope = _scope(request) | {"state": {"address": address, "certain": certain, "request_id": request_id}}
         answer = _Answer(request, request_id)
         try:
             await self._app(scope, _once(body, request.receive), answer.send)

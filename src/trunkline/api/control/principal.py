@@ -260,7 +260,7 @@ async def _key(request: Request, token: str) -> Principal:
     if slug is None:
         raise Unauthorized("The API key is not valid; issue a new one.")
     principal = await _control(request).verifier.authenticate(token, slug)
-    if not principal.allows(address_of(request)):
+    if not principal.allows(request.scope["state"]["certain"]):
         raise AddressNotAllowed
     return principal
 
