@@ -8,8 +8,8 @@ from typing import NamedTuple
 from trunkline.streams.audit import AuditEntry
 from trunkline.streams.client import Redis
 
-MOST_ENTRIES = 10_000
-"""Entries of a lane's audit stream beyond which nothing is seeded: they are read in one piece."""
+MOST_EVENTS = 2_000
+"""Events of a lane on their way beyond which nothing is seeded: they are read in one piece."""
 _LIFETIME_MS = 40 * 24 * 3600 * 1000
 
 
@@ -64,8 +64,9 @@ class QuotaUse:
 
     def _keys(self, tenant: str, month: str) -> list[str]:
         keys = self._redis.keys
-        return [keys.quota(tenant, month), keys.audit(keys.tenant(tenant).number)]
+        lane = keys.tenant(tenant).number
+        return [keys.quota(tenant, month), keys.audit(lane), keys.unwritten(lane)]
 
 
 def _arguments(nonce: str, of_tenant: bool) -> list[str | int]:
-    return [nonce, MOST_ENTRIES, _LIFETIME_MS, "seeded:tenant" if of_tenant else "seeded"]
+    return [nonce, MOST_EVENTS, _LIFETIME_MS, "seeded:tenant" if of_tenant else "seeded"]

@@ -77,20 +77,29 @@ class QuotaSeeder:
             running = self._running[what] = asyncio.create_task(self._seed(*what))
             running.add_done_callback(lambda _: self._running.pop(what, None))
         await asyncio.wait({running}, timeout=PATIENCE)
-        return running.done() and running.result()
+        if not running.done():
+            self._pause(tenant)  # or every call of the tenant would wait as long
+            return False
+        return running.result()
 
     async def _seed(self, tenant: str, month: str, of_tenant: bool) -> bool:
         try:
             known = await self._tell(tenant, month, of_tenant=of_tenant)
         except Unavailable:
             known = False
+        except Exception:  # whatever it is: a quota is no reason to refuse a call
+            log.exception("what a tenant has used cannot be told", tenant_id=tenant)
+            known = False
         if not known:
             log.warning("what a tenant has used is not known; its calls go on", tenant_id=tenant, month=month)
-            self._paused[tenant] = time.monotonic() + _PAUSE
-            self._paused.move_to_end(tenant)
-            if len(self._paused) > _MOST_PAUSING:
-                self._paused.popitem(last=False)
+            self._pause(tenant)
         return known
+
+    def _pause(self, tenant: str) -> None:
+        self._paused[tenant] = time.monotonic() + _PAUSE
+        self._paused.move_to_end(tenant)
+        if len(self._paused) > _MOST_PAUSING:
+            self._paused.popitem(last=False)
 
     async def _tell(self, tenant: str, month: str, *, of_tenant: bool) -> bool:
         nonce = uuid7().hex

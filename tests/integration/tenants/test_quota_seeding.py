@@ -109,11 +109,48 @@ async def test_with_postgres_away_or_too_much_on_its_way_nothing_is_told_and_not
     assert not await away.seed(acme.id, month)
     monkeypatch.setattr(away, "_tell", None)
     assert not await away.seed(acme.id, month), "it was tried a moment ago"
-    monkeypatch.setattr("trunkline.streams.quotas.MOST_ENTRIES", 1)
+    monkeypatch.setattr("trunkline.streams.quotas.MOST_EVENTS", 1)
     for _ in range(2):
         await on_its_way(redis, acme.id, event(redis, acme.id))
     assert not await seeder.seed(acme.id, month)
     assert await QuotaUse(redis).read(acme.id, month) is None
+
+
+async def test_events_are_counted_and_not_the_entries_that_hold_them(
+    redis: Redis, acme: Tenant, monkeypatch: pytest.MonkeyPatch, seeder: QuotaSeeder
+) -> None:
+    monkeypatch.setattr("trunkline.streams.quotas.MOST_EVENTS", 2)
+    await on_its_way(redis, acme.id, *(event(redis, acme.id) for _ in range(3)))
+    await redis.command("SET", redis.keys.unwritten(redis.keys.lane_of(acme.id)), 3)
+    assert not await seeder.seed(acme.id, month_of(redis.clock.now()))
+
+
+async def test_what_takes_too_long_is_waited_for_once_and_whatever_fails_is_not_known(
+    redis: Redis, acme: Tenant, monkeypatch: pytest.MonkeyPatch, settings: Settings, database: Database
+) -> None:
+    month = month_of(redis.clock.now())
+    monkeypatch.setattr("trunkline.tenants.quotas.PATIENCE", 0.01)
+    slow, failing = (QuotaSeeder(redis, database, settings.secret_key) for _ in range(2))
+    asked: list[str] = []
+
+    async def tell(tenant: str, _: str, **__: object) -> bool:
+        asked.append(tenant)
+        await asyncio.Event().wait()
+        return True
+
+    async def fail(*_: object, **__: object) -> bool:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(slow, "_tell", tell)
+    assert not await slow.seed(acme.id, month)
+    monkeypatch.setattr("trunkline.tenants.quotas.PATIENCE", 600.0)
+    async with asyncio.timeout(10):
+        assert not await slow.seed(acme.id, month)
+    assert asked == [acme.id]
+    monkeypatch.setattr(failing, "_tell", fail)
+    assert not await failing.seed(acme.id, month)
+    for running in slow._running.values():
+        running.cancel()
 
 
 @pytest.mark.parametrize(
