@@ -17,12 +17,21 @@ from trunkline.errors import Conflict, NotFound, Unavailable, UsageError
 from trunkline.settings import Settings
 from trunkline.streams.client import Redis
 from trunkline.tenants.announce import Announcer
-from trunkline.tenants.signing import add_signing_key, encode_keys, load_verification_keys, newest, signing_sealer
+from trunkline.tenants.signing import (
+    add_signing_key,
+    encode_keys,
+    load_verification_keys,
+    newest,
+    signing_sealer,
+    wait_for_signers,
+)
 from trunkline.tenants.tables import KeyRow, SigningKeyRow
 
 AHEAD = timedelta(seconds=90)
 """How long a new key is known before it signs: three times as long as a pod takes that heard nothing of it."""
 LONGEST_AHEAD = timedelta(days=30)
+SETTLED = timedelta(minutes=1)
+"""How long a key has signed until the one before may be retired: processes whose clocks are late still use that."""
 
 State = Literal["next", "signs", "verifies", "retired"]
 
@@ -88,9 +97,11 @@ class SigningKeys:
 
         Raises:
             NotFound: there is no such key.
-            Conflict: it is the one that signs, or API keys hang on it that are in use, and it is not `force`.
+            Conflict: it is the one that signs; or API keys hang on it that are in use, or may in a moment, since the
+                next one has only just begun to sign, and it is not `force`.
         """
         async with self._database.transaction(task_scope("operator")) as session:
+            await wait_for_signers(session)
             row = await session.get(SigningKeyRow, kid, with_for_update=True)
             if row is None:
                 raise NotFound(f"There is no signing key {kid!r}.")
@@ -101,6 +112,9 @@ class SigningKeys:
                 raise Conflict(
                     f"{before.live_keys} API keys hang on this key and would stop working; rotate them, or use force."
                 )
+            signing = await newest(session)
+            if before.state == "verifies" and not force and signing and signing.not_before > utcnow() - SETTLED:
+                raise Conflict("The next key has signed for less than a minute; wait that long, or use force.")
             when = utcnow() if at is None else at
             changed = row.retired_at is None or when < row.retired_at
             if changed:

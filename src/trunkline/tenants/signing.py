@@ -27,6 +27,8 @@ ALGORITHM = "EdDSA"
 
 _OWNER = "platform"
 _CREATION_LOCK = 0x7369676E  # "sign"
+_USE_LOCK = 0x7369676F
+"""Shared by all who sign an API key, until it is committed; alone for whoever retires a signing key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +69,9 @@ def signing_sealer(settings: Settings) -> Sealer:
 async def load_signing_key(session: AsyncSession, sealer: Sealer) -> tuple[SigningKey, bool]:
     """The key that signs now, and whether it was made just now, in this transaction, because there was none.
 
-    Two processes that find none at the same moment make one.
+    Two processes that find none at the same moment make one. It is not retired before this transaction has ended.
     """
+    await session.execute(select(func.pg_advisory_xact_lock_shared(_USE_LOCK)))
     row = await newest(session)
     created = False
     if row is None:
@@ -90,6 +93,11 @@ async def add_signing_key(session: AsyncSession, sealer: Sealer, ahead: timedelt
     session.add(row)
     await session.flush()
     return row
+
+
+async def wait_for_signers(session: AsyncSession) -> None:
+    """Wait until all API keys that are being signed are committed; none is signed until this transaction ends."""
+    await session.execute(select(func.pg_advisory_xact_lock(_USE_LOCK)))
 
 
 async def load_verification_keys(session: AsyncSession) -> tuple[int, list[VerificationKey]]:
