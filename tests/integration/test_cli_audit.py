@@ -83,7 +83,11 @@ def test_a_log_is_verified_and_what_was_changed_is_found(trunkline, settings):
     call_tools(settings, acme(trunkline), 30)
     said = trunkline("audit", "verify", "acme")
     assert "entries, all as they were written." in said
+    trunkline("tenant", "create", "gone")
+    gone = next(row["id"] for row in trunkline.json("tenant", "list") if row["slug"] == "gone")
+    trunkline("tenant", "delete", "gone")
     everything = {report["name"]: report for report in trunkline.json("audit", "verify", "--all")}
+    assert everything[gone]["entries"] == 2
     assert everything.keys() >= {"acme", "-"}
     tamper(settings, "UPDATE audit_events SET outcome = 'error' WHERE seq = 20 AND action = 'tools/call'")
     assert "changed: Entry 20 (tools/call)" in trunkline("audit", "verify", "acme", code=1)

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from trunkline.audit.chain import Checkpoint, Entry, Head, microseconds
 from trunkline.audit.entries import COLUMNS, from_row
 from trunkline.audit.heads import head_of
-from trunkline.db import Database, tenant_scope
+from trunkline.db import Database, task_scope, tenant_scope
 
 SCAN: Final = 5_000
 """Entries that are looked at for one page: where a filter finds few, the page is short and has a next one."""
@@ -93,6 +93,20 @@ async def page(
         return Page(entries, reached)
 
     return await database.look(read, scope=tenant_scope(tenant_id))
+
+
+async def chains(database: Database) -> list[str]:
+    """The ids of all tenants that have a log, deleted ones too.
+
+    Raises:
+        Unavailable: Postgres is away.
+    """
+
+    async def read(session: AsyncSession) -> list[str]:
+        found = await session.scalars(text("SELECT tenant_id FROM audit_heads ORDER BY tenant_id"))
+        return [each.hex for each in found]
+
+    return await database.look(read, scope=task_scope("audit"))
 
 
 async def find(database: Database, tenant_id: str, event_id: str) -> Entry | None:

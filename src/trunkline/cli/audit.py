@@ -69,7 +69,9 @@ def verify(
     slugs: Annotated[
         list[str] | None, typer.Argument(metavar="[SLUG ...]", help="Tenants; - is the platform's own log.")
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Every tenant, and the platform.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Every tenant, deleted ones too, and the platform.")
+    ] = False,
     file: Annotated[Path | None, typer.Option(help="An export in jsonl instead; it needs no deployment.")] = None,
     signer: Signer = None,
     as_json: AsJson = False,
@@ -224,6 +226,7 @@ async def _verify(
     there: Deployment, slugs: Sequence[str], others: Sequence[str], *, everything: bool
 ) -> dict[str, Report]:
     from trunkline.audit.anchors import Anchors
+    from trunkline.audit.query import chains
     from trunkline.audit.signing import CheckpointSigner, HeadSealer
     from trunkline.audit.verify import verify as verify_chain
 
@@ -234,6 +237,7 @@ async def _verify(
     if everything:
         named |= {tenant.slug: tenant.id for tenant in await there.tenants.list()}
         named[PLATFORM_SLUG] = await tenant_id(there, PLATFORM_SLUG)
+        named |= {each: each for each in await chains(there.database) if each not in named.values()}
     return {
         slug: await verify_chain(there.database, tenant, sealer, signers, await _anchor(anchors, tenant))
         for slug, tenant in named.items()
