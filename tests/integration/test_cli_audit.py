@@ -59,7 +59,7 @@ def call_tools(settings: Settings, tenant_id: str, count: int, **changes: Any) -
         await log.append([happened(tenant=tenant_id, **changes) for _ in range(count)])
         there = await standing(database, tenant_id)
         assert there is not None
-        await Anchors(redis, log.sealer).grew({tenant_id: there.head})
+        await Anchors(redis, log.sealer).keep(there.head)
         await database.aclose()
         await redis.aclose()
 

@@ -96,13 +96,20 @@ _SIGN: Final = text("""
 """)
 
 
+class Grown(NamedTuple):
+    """A chain that has grown in one transaction."""
+
+    start: Head
+    end: Head
+
+
 class Appended(NamedTuple):
     """What an append did."""
 
     written: int
     """Events that were not there before."""
-    heads: Mapping[str, Head]
-    """By tenant, the new head of each chain that grew."""
+    grown: Sequence[Grown]
+    """The chains that have grown."""
     broken: int
     """Chains that were extended although their head was not good, for the first time."""
 
@@ -138,6 +145,11 @@ class Heads:
     def __init__(self, root: SecretStr) -> None:
         self._sealer = HeadSealer(root)
         self._signer = CheckpointSigner(root)
+        self._doubted: set[str] = set()
+
+    def doubt(self, tenant: str) -> None:
+        """Mark this chain as broken with its next entry: what is known of it elsewhere says that it is another."""
+        self._doubted.add(tenant)
 
     async def append(self, session: AsyncSession, events: Sequence[Event]) -> Appended:
         """Append the events that are not there yet, each to the chain of its tenant, in the order given.
@@ -167,7 +179,8 @@ class Heads:
         if chains.checkpoints:
             await self.sign(session, chains.checkpoints)
         broken = sum(heads[tenant].broken_at == heads[tenant].seq for tenant in new)
-        return Appended(len(chains.entries), new, broken)
+        grown = [Grown(heads[tenant], end) for tenant, end in new.items()]
+        return Appended(len(chains.entries), grown, broken)
 
     async def lock(self, session: AsyncSession, tenants: Iterable[str]) -> dict[str, Head]:
         """The heads of some chains, locked until the transaction ends."""
@@ -210,7 +223,10 @@ class Heads:
         now_us = 0
         for row in (await session.execute(_LOCK, {"tenants": tenants})).all():
             head = head_of(row)
-            heads[head.tenant] = head if self._sealer.holds(head, row.mac) else _broken(head)
+            good = self._sealer.holds(head, row.mac)
+            if good and head.broken_at is not None:
+                self._doubted.discard(head.tenant)
+            heads[head.tenant] = head if good and head.tenant not in self._doubted else _broken(head)
             now_us = max(now_us, microseconds(row.now))
         return heads, now_us
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from typing import Final
 
@@ -44,6 +45,12 @@ _LAST: Final = text("""
     JOIN (SELECT tenant_id, max(seq) AS seq FROM audit_events
           WHERE recorded_at >= :opens AND recorded_at < :closes GROUP BY tenant_id) AS last USING (tenant_id, seq)
     WHERE e.recorded_at >= :opens AND e.recorded_at < :closes
+""")
+_MISSING: Final = text("""
+    SELECT t FROM unnest(CAST(CAST(:tenants AS text[]) AS uuid[]), CAST(:seqs AS bigint[]), CAST(:hashes AS bytea[]))
+         AS kept (t, s, h)
+    JOIN audit_heads head ON head.tenant_id = t AND s > head.base_seq
+    WHERE NOT EXISTS (SELECT FROM audit_events e WHERE e.tenant_id = t AND e.seq = s AND e.hash = h)
 """)
 _ADVANCE: Final = text("""
     UPDATE audit_heads AS head SET base_seq = b, mac = m
@@ -111,7 +118,41 @@ class Retention:
         found = await self._database.look(read, _LONG, scope=_SCOPE)
         good = [head for head, mac in found if self._sealer.holds(head, mac)]
         for start in range(0, len(good), _AT_ONCE):
-            await asyncio.gather(*(self._anchors.keep(head) for head in good[start : start + _AT_ONCE]))
+            await self._anchor(good[start : start + _AT_ONCE])
+
+    async def _anchor(self, heads: Sequence[Head]) -> None:
+        """Keep these, but those whose chain does not have the entry that was kept before at its number."""
+        kept = await asyncio.gather(*(self._anchors.get(head.tenant) for head in heads))
+        before = [
+            old
+            for head, old in zip(heads, kept, strict=True)
+            if old is not None and head.broken_at is None and old.seq < head.seq
+        ]
+        missing = await self._missing(before)
+        if missing is None:
+            missing = set()
+            heads = [head for head in heads if head.tenant not in {old.tenant for old in before}]
+        await asyncio.gather(
+            *(self._anchors.doubt(tenant) for tenant in missing),
+            *(self._anchors.keep(head) for head in heads if head.tenant not in missing),
+        )
+
+    async def _missing(self, heads: Sequence[Head]) -> set[str] | None:
+        """Tenants whose chain does not have these heads' entries; None while a month is being dropped."""
+        if not heads:
+            return set()
+        values = {
+            "tenants": [head.tenant for head in heads],
+            "seqs": [head.seq for head in heads],
+            "hashes": [head.hash for head in heads],
+        }
+
+        async def read(session: AsyncSession) -> set[str] | None:
+            if not await session.scalar(text("SELECT pg_try_advisory_xact_lock_shared(:key)"), {"key": _LOCK}):
+                return None
+            return {tenant.hex for tenant in await session.scalars(_MISSING, values)}
+
+        return await self._database.look(read, _LONG, scope=_SCOPE)
 
     async def _drop_oldest(self, session: AsyncSession, now: datetime) -> date | None:
         await session.execute(text("SET LOCAL lock_timeout = '2s'"))

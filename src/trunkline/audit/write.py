@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from typing import Final, Protocol
 
 import structlog
@@ -15,8 +15,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from trunkline.audit.arrived import read_event
-from trunkline.audit.chain import Event, Head
-from trunkline.audit.heads import Heads
+from trunkline.audit.chain import Event
+from trunkline.audit.heads import Grown, Heads
 from trunkline.audit.models import ensure_partitions
 from trunkline.db import Database, sqlstate, task_scope
 from trunkline.errors import Unavailable
@@ -72,14 +72,14 @@ class AuditWriter:
         metrics: Metrics,
         root: SecretStr,
         *,
-        grew: Callable[[Mapping[str, Head]], Awaitable[None]] | None = None,
+        grew: Callable[[Sequence[Grown]], Awaitable[Collection[str]]] | None = None,
         linger: float = 0.5,
         drain: float = 5.0,
     ) -> None:
         self._feed = feed
         self._heads = Heads(root)
         self._grew = grew
-        """Told, after a batch, which chains have grown."""
+        """Told, after a batch, which chains have grown; tells of which there is doubt."""
         self._database = database
         self._metrics = metrics
         self._linger = linger
@@ -158,7 +158,8 @@ class AuditWriter:
         with contextlib.suppress(Unavailable):
             await self._feed.ack(batch)
         if grown and self._grew is not None:
-            await self._grew(grown)
+            for tenant in await self._grew(grown):
+                self._heads.doubt(tenant)
         return True
 
     async def _prepare_partitions(self) -> None:
@@ -191,10 +192,10 @@ class AuditWriter:
                     self._set_aside(lines[start : start + EVENT_LINES], repr(error))
         return events
 
-    async def _insert(self, events: Sequence[Event]) -> dict[str, Head]:
+    async def _insert(self, events: Sequence[Event]) -> list[Grown]:
         """Write events and set aside what Postgres does not take, halving them until that is found."""
         if not events:
-            return {}
+            return []
         started = time.perf_counter()
         try:
             async with self._database.transaction(_SCOPE) as session:
@@ -204,13 +205,13 @@ class AuditWriter:
                 raise
             if len(events) == 1:
                 self._set_aside(events, str(error.orig) if isinstance(error, DBAPIError) else repr(error))
-                return {}
+                return []
             middle = len(events) // 2
-            return await self._insert(events[:middle]) | await self._insert(events[middle:])
+            return await self._insert(events[:middle]) + await self._insert(events[middle:])
         self._metrics.audit_written_total.inc(len(events))
         self._metrics.audit_broken_heads_total.inc(appended.broken)
         self._metrics.audit_write_seconds.observe(time.perf_counter() - started)
-        return dict(appended.heads)
+        return list(appended.grown)
 
     def _set_aside(self, what: Sequence[object], reason: str) -> None:
         self._metrics.audit_set_aside_total.inc()

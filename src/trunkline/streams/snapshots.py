@@ -22,3 +22,26 @@ class Snapshots:
         """Keep `value` unless a newer version is there."""
         key = self._redis.keys.snapshot(kind, name)
         await self._redis.script("snapshot", [key], [version, value, _LIFETIME_MS])
+
+    async def grow(
+        self, kind: str, name: str, end: tuple[int, bytes, str], start: tuple[int, str], *, broken: bool
+    ) -> bool:
+        """Keep the end of a chain, unless a later one is there, or one that shows it to be another chain.
+
+        Args:
+            kind: Of the record.
+            name: Of the record.
+            end: Its number, the record and its hash.
+            start: Number and hash of the end that it has grown from.
+            broken: Whether it says itself that it has grown from a wrong one; then nothing is doubted.
+
+        Returns:
+            False where there is doubt: then what was kept stays.
+        """
+        number, value, digest = end
+        args: list[str | int | bytes] = [number, value, digest, _LIFETIME_MS, *start, int(broken)]
+        return bool(await self._redis.script("anchor", [self._redis.keys.snapshot(kind, name)], args) >= 0)
+
+    async def doubt(self, kind: str, name: str) -> None:
+        """Have `grow` keep what is there."""
+        await self._redis.command("HSET", self._redis.keys.snapshot(kind, name), "doubted", "1")

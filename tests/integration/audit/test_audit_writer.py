@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from typing import Any
 
 import asyncpg
@@ -12,7 +12,7 @@ from sqlalchemy import text
 from tests.stores import as_owner
 from uuid_utils import uuid7
 
-from trunkline.audit.chain import Head
+from trunkline.audit.heads import Grown
 from trunkline.audit.seed import seed
 from trunkline.audit.write import AuditWriter
 from trunkline.db import Database, Scope, task_scope
@@ -228,8 +228,9 @@ async def test_what_is_no_event_takes_none_of_its_entry_with_it(redis, database)
 async def test_whoever_follows_hears_which_chains_have_grown(redis, database):
     heard: list[dict[str, int]] = []
 
-    async def grew(heads: Mapping[str, Head]) -> None:
-        heard.append({tenant: head.seq for tenant, head in heads.items()})
+    async def grew(grown: Sequence[Grown]) -> Collection[str]:
+        heard.append({end.tenant: end.seq for _, end in grown})
+        return ()
 
     other = "0198f2a4c0de70008000000000000003"
     await append(redis, event(), event(member=f"{other}:s:{uuid7().hex}".encode()), event())

@@ -25,7 +25,7 @@ async def test_numbers_begin_with_one_and_have_no_gaps(log: Log):
 
 async def test_each_tenant_has_a_chain_of_its_own(log: Log):
     appended = await log.append([happened(), happened(tenant=OTHER), happened()])
-    assert {tenant: head.seq for tenant, head in appended.heads.items()} == {TENANT: 2, OTHER: 1}
+    assert {end.tenant: end.seq for _, end in appended.grown} == {TENANT: 2, OTHER: 1}
     assert (await log.verify()).entries == 2
     assert (await log.verify(OTHER)).intact
 
@@ -36,7 +36,7 @@ async def test_an_event_that_is_there_already_is_left_out_and_uses_no_number(log
     appended = await log.append([known, happened(), known])
     assert appended.written == 1
     assert [row["seq"] for row in await log.rows()] == [1, 2]
-    assert (await log.append([known])).heads == {}
+    assert (await log.append([known])).grown == []
     assert (await log.verify()).intact
 
 
