@@ -56,6 +56,8 @@ class Report(NamedTuple):
     """How far the chain has come, as the database says."""
     findings: tuple[Finding, ...]
     """In the order of the chain; at most `MOST_FINDINGS`."""
+    span: tuple[int, int] | None = None
+    """Of a copy, the numbers of its first and last entry: what is before and behind them is not in it."""
 
     @property
     def intact(self) -> bool:
@@ -151,7 +153,8 @@ class ChainCheck:
                 self._note("inserted", self._seq, f"The copy was taken up to {end.seq}, and ends at {self._seq}.")
             elif end.hash != self._hash:
                 self._note("rewritten", end.seq, "The copy is not the one that was signed when it was taken.")
-        return Report(self._tenant, self.entries, None, tuple(self._findings))
+        span = (self._first + 1, self._seq) if self.entries else None
+        return Report(self._tenant, self.entries, None, tuple(self._findings), span)
 
     def compare_first(self, entry: Entry, previous: bytes) -> None:
         """Compare the first entry of a copy with the hash before it, which is known at the end."""

@@ -25,6 +25,9 @@ FIELDS: Final = (
 )  # fmt: skip
 """Of an entry in JSON and CSV."""
 
+_CHECKPOINT_FIELDS: Final = ("tenant", "seq", "hash", "recorded_at", "kind", "kid", "signature")
+_END_FIELDS: Final = ("tenant", "checkpoint", "previous", "signed")
+
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 """What a spreadsheet takes for the beginning of a formula (OWASP, CSV injection)."""
 
@@ -61,8 +64,9 @@ def from_json(said: Mapping[str, Any]) -> Entry:
     """What `to_json` gave.
 
     Raises:
-        ValueError, TypeError, KeyError: it is no such entry.
+        ValueError, TypeError, KeyError: it is no such entry, or says what nobody has hashed.
     """
+    _only(said, FIELDS)
     duration = said["duration_ms"]
     event = Event(
         occurred_us=microseconds(datetime.fromisoformat(said["occurred_at"])),
@@ -111,8 +115,9 @@ def checkpoint_from_json(said: Mapping[str, Any]) -> Checkpoint:
     """What `checkpoint_json` gave.
 
     Raises:
-        ValueError, TypeError, KeyError: it is no checkpoint.
+        ValueError, TypeError, KeyError: it is no checkpoint, or says what nobody has signed.
     """
+    _only(said, _CHECKPOINT_FIELDS)
     return Checkpoint(
         str(said["tenant"]),
         int(said["seq"]),
@@ -122,6 +127,20 @@ def checkpoint_from_json(said: Mapping[str, Any]) -> Checkpoint:
         str(said["kid"]),
         bytes.fromhex(said["signature"]),
     )
+
+
+def check_end(said: Mapping[str, Any]) -> None:
+    """See to it that the last line of a copy says nothing else than it may.
+
+    Raises:
+        ValueError: it does.
+    """
+    _only(said, _END_FIELDS)
+
+
+def _only(said: Mapping[str, Any], fields: Sequence[str]) -> None:
+    if more := [name for name in said if name not in fields]:
+        raise ValueError(f"there is a field {more[0]!r} in it")
 
 
 def _object(detail: Any) -> Any:

@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 from trunkline.audit.chain import Entry, Head
 from trunkline.audit.checking import ChainCheck, Report
-from trunkline.audit.entries import COLUMNS, checkpoint_from_json, from_json, from_row
+from trunkline.audit.entries import COLUMNS, check_end, checkpoint_from_json, from_json, from_row
 from trunkline.audit.query import in_order, read_checkpoints, read_head
 from trunkline.audit.signing import HeadSealer, Signers
 from trunkline.db import Database, tenant_scope
@@ -71,9 +71,13 @@ def verify_copy(lines: Iterable[bytes], signers: Signers) -> Report:
 def _verify_copy(lines: Iterable[bytes], signers: Signers) -> Report:
     check: ChainCheck | None = None
     first: Entry | None = None
-    for line in lines:
+    rest = iter(lines)
+    for line in rest:
         said: dict[str, Any] = orjson.loads(line)
         if "checkpoint" in said:
+            if any(behind.strip() for behind in rest):
+                raise ValueError("there are lines behind its last one")
+            check_end(said)
             return _close_copy(check, first, said, signers)
         entry = from_json(said)
         if check is None or first is None:

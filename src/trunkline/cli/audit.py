@@ -279,14 +279,18 @@ def _print_entry(entry: Entry, *, as_json: bool) -> None:
 
 
 def _show_report(name: str, report: Report) -> None:
+    entries = f"{report.entries} entries"
+    if report.span is not None:
+        entries += f" ({report.span[0]} to {report.span[1]})"
     if report.intact:
-        typer.echo(f"{printable(name)}: {report.entries} entries, all as they were written.")
+        typer.echo(f"{printable(name)}: {entries}, all as they were written.")
         return
-    typer.echo(f"{printable(name)}: {report.entries} entries, {len(report.findings)} findings:")
+    typer.echo(f"{printable(name)}: {entries}, {len(report.findings)} findings:")
     for finding in report.findings:
         typer.echo(f"  {finding.kind}: {printable(finding.detail)}")
 
 
 def _as_json(name: str, report: Report) -> dict[str, Any]:
     findings = [finding._asdict() for finding in report.findings]
-    return {"name": name, "tenant": report.tenant, "entries": report.entries, "findings": findings}
+    span = dict(zip(("from", "to"), report.span or (), strict=False))
+    return {"name": name, "tenant": report.tenant, "entries": report.entries, **span, "findings": findings}

@@ -51,7 +51,8 @@ async def test_a_part_of_the_log_verifies_too(shared_log: Log, export: Export):
     rows = await shared_log.rows()
     lines = await lines_of(export, shared_log, since=rows[500]["recorded_at"])
     assert [json.loads(line)["seq"] for line in lines[:-1]] == list(range(501, 601))
-    assert verify_copy(lines, shared_log.signers).intact
+    report = verify_copy([*lines, b"\n"], shared_log.signers)
+    assert (report.intact, report.span) == (True, (501, 600))
     earlier = await lines_of(export, shared_log, until=rows[500]["recorded_at"])
     assert len(earlier) == 501
     assert verify_copy(earlier, shared_log.signers).intact
@@ -67,6 +68,22 @@ async def test_a_copy_that_was_changed_is_found_without_the_database(shared_log:
     assert not verify_copy(lines[:place] + lines[place + 1 :], shared_log.signers).intact
     assert not verify_copy(lines[:-1], shared_log.signers).intact
     assert not verify_copy(lines, read_signers(["11" * 32])).intact
+
+
+async def test_a_copy_in_which_more_is_said_than_was_signed_is_refused(shared_log: Log, export: Export):
+    await shared_log.fill(3)
+    lines = await lines_of(export, shared_log)
+    entry, end = json.loads(lines[0]), json.loads(lines[-1])
+    for said in (
+        [*lines, lines[0]],
+        [*lines, lines[-1]],
+        [json.dumps(entry | {"approved": True}).encode(), *lines[1:]],
+        [json.dumps(entry | {"checkpoint": None}).encode(), *lines[1:]],
+        [*lines[:-1], json.dumps(end | {"note": "complete"}).encode()],
+        [*lines[:-1], json.dumps(end | {"checkpoint": end["checkpoint"] | {"by": "us"}}).encode()],
+    ):
+        with pytest.raises(UsageError, match="This is no export"):
+            verify_copy(said, shared_log.signers)
 
 
 async def test_a_log_without_entries_is_a_copy_without_any(shared_log: Log, export: Export):
