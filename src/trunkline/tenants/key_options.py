@@ -133,6 +133,16 @@ def wanted_of(row: KeyRow) -> Wanted:
     return Wanted(row.name, tuple(row.scopes), tuple(row.tools), lifetime, tuple(row.addresses), limits)
 
 
+def grants_of(row: KeyRow) -> dict[str, object]:
+    """What a key may do, for the log."""
+    said: dict[str, object] = {"scopes": row.scopes, "tools": row.tools, "expires_at": row.expires_at.isoformat()}
+    if row.addresses:
+        said["addresses"] = row.addresses
+    if row.limits:
+        said["limits"] = {name: f"{value:g}" for name, value in row.limits.items()}
+    return said
+
+
 def claims_of(settings: Settings, tenant: TenantRow, row: KeyRow) -> dict[str, object]:
     """What a key claims."""
     claims: dict[str, object] = {

@@ -23,7 +23,15 @@ from trunkline.streams.emergencies import Emergencies, Emergency
 from trunkline.tenants import tokens
 from trunkline.tenants.announce import Announcer, RevokedKey
 from trunkline.tenants.emergency import written
-from trunkline.tenants.key_options import DEFAULT_LIFETIME, KeyChanges, Wanted, check_lifetime, claims_of, wanted_of
+from trunkline.tenants.key_options import (
+    DEFAULT_LIFETIME,
+    KeyChanges,
+    Wanted,
+    check_lifetime,
+    claims_of,
+    grants_of,
+    wanted_of,
+)
 from trunkline.tenants.limits import KeyLimits
 from trunkline.tenants.settable import check_name
 from trunkline.tenants.signing import (
@@ -214,7 +222,7 @@ class Keys:
             check_lifetime(wanted.lifetime, self._longest)
             token, row, published = await self._add(session, tenant, wanted, by)
             old.replaced_by, old.revoked_at = row.id, min(now + overlap, old.expires_at)
-            await self._record(session, old, "key.rotate", by)
+            await self._record(session, old, "key.rotate", by, new=grants_of(row))
         await self.publish(published)
         with suppress(Unavailable):
             await self._announcer.keys_revoked([_revoked(old)])
@@ -307,9 +315,7 @@ class Keys:
     async def _record(self, session: AsyncSession, row: KeyRow, action: str, by: By, **more: object) -> None:
         detail: dict[str, object] = {"name": row.name, **more}
         if action == "key.issue":
-            detail |= {"scopes": row.scopes, "tools": row.tools, "expires_at": row.expires_at.isoformat()}
-            detail |= {"addresses": row.addresses} if row.addresses else {}
-            detail |= {"limits": {name: f"{value:g}" for name, value in row.limits.items()}} if row.limits else {}
+            detail |= grants_of(row)
         if row.revoked_at is not None:
             detail["refused_from"] = row.revoked_at.isoformat()
         if row.replaced_by is not None:

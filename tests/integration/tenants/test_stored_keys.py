@@ -155,8 +155,14 @@ async def test_a_rotated_key_works_beside_the_new_one_until_the_overlap_ends(
     assert replaced.replaced_by == new.id
     assert replaced.revoked_at is not None
     assert 290 < replaced.revoked_at.timestamp() - time.time() <= 300
-    actions = [(event.action, event.target) for event in await events(database)]
-    assert actions == [("key.issue", old.id), ("key.rotate", old.id)]
+    issued, rotated = await events(database)
+    assert [(each.action, each.target) for each in (issued, rotated)] == [
+        ("key.issue", old.id),
+        ("key.rotate", old.id),
+    ]
+    assert rotated.detail["new"] == {
+        "scopes": ["mcp:call", "mcp:read"], "tools": ["add"], "expires_at": new.expires_at.isoformat(),
+    }  # fmt: skip
 
 
 @pytest.mark.usefixtures("acme")
