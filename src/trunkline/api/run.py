@@ -222,6 +222,7 @@ class ApiProcess:
             self._verifier,
             self._metrics,
             self._passwords,
+            self._last_use.note,
         )
         self._tails = control.tail
         return Plane(control)

@@ -12,6 +12,7 @@ from tests.control import ControlRig
 from tests.journey.test_access import refused
 from tests.sse import connect
 
+from trunkline.api.run import ApiProcess
 from trunkline.tenants.limits import KeyLimits
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -178,6 +179,14 @@ async def test_a_key_of_another_tenant_looks_like_one_that_never_was(
             assert answer.status_code == 404, answer.text
             bodies.append({**answer.json(), "instance": ""})
         assert bodies[0] == bodies[1] == bodies[2]
+
+
+async def test_a_key_that_is_used_for_the_control_plane_alone_says_when(control: ControlRig) -> None:
+    secret, record = await control.platform.keys.issue("demo", scopes=["keys:manage"])
+    async with control.client(secret) as client:
+        assert (await client.get(f"{KEYS}/{record.id}")).json()["last_used_at"] is None
+        await control.platform.process(ApiProcess)._last_use.write()
+        assert (await client.get(f"{KEYS}/{record.id}")).json()["last_used_at"] is not None
 
 
 async def test_a_key_ends_itself_in_an_emergency_and_no_other(control: ControlRig, admin: httpx2.AsyncClient) -> None:

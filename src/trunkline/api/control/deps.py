@@ -71,6 +71,8 @@ class Control:
     passwords: Passwords
     mailer: Mailer | None
     """None where no mail server is configured."""
+    note_use: Callable[[str], None]
+    """Told which key was used."""
 
     @classmethod
     def make(
@@ -82,6 +84,7 @@ class Control:
         verifier: Verifier,
         metrics: Metrics,
         passwords: Passwords,
+        note_use: Callable[[str], None],
     ) -> Control:
         """Put it together from what a pod has."""
         recorder = Recorder(settings.secret_key)
@@ -111,6 +114,7 @@ class Control:
             throttle=throttle,
             passwords=passwords,
             mailer=Mailer(settings) if settings.smtp_url.get_secret_value() else None,
+            note_use=note_use,
         )
 
 

@@ -262,6 +262,7 @@ async def _key(request: Request, token: str) -> Principal:
     principal = await _control(request).verifier.authenticate(token, slug)
     if not principal.allows(request.scope["state"]["certain"]):
         raise AddressNotAllowed
+    _control(request).note_use(principal.key_id)
     return principal
 
 
