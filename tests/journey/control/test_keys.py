@@ -129,6 +129,17 @@ async def test_a_key_with_limits_of_its_own_multiplies_them_through_no_other_key
         assert (await limited.post(f"{KEYS}/{record.id}/rotate", json=body)).status_code == 201
 
 
+async def test_a_key_with_limits_that_cannot_be_any_more_is_listed_and_refused(
+    control: ControlRig, admin: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as before:
+        before.setattr("trunkline.tenants.limits.LEAST_RATE", 1e-18)
+        secret, record = await control.platform.keys.issue("demo", limits=KeyLimits(rate=1e-10))
+    shown = await admin.get(f"{KEYS}/{record.id}")
+    assert (shown.status_code, shown.json()["limits"]["rate"]) == (200, 1e-10)
+    assert (await refused(control.url, key=secret))[0] == 401
+
+
 async def test_a_key_that_is_being_replaced_issues_none_that_outlives_it(control: ControlRig) -> None:
     secret, record = await control.platform.keys.issue("demo", scopes=["keys:manage"], expires=timedelta(days=9))
     await control.platform.keys.rotate(record.id, overlap=timedelta(hours=3))

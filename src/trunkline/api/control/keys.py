@@ -74,9 +74,9 @@ class Limits(Body):
 
     @classmethod
     def of(cls, limits: KeyLimits) -> Self:
-        """As the API tells them."""
+        """As the API tells them, those of keys from before there was a bound on them too."""
         rate, burst, in_flight, calls, calls_soft, compute, compute_soft = limits
-        return cls(
+        return cls.model_construct(
             rate=rate,
             burst=burst,
             in_flight=in_flight,
