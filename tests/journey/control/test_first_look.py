@@ -91,7 +91,8 @@ async def test_pages_of_other_origins_may_call_with_a_token_and_never_with_a_coo
         (b'{"slug": "a", "slug": "b"}', {}, 400),
         (b"not json", {}, 400),
         (b'{"a":' + b"[" * 2000 + b"]" * 2000 + b"}", {}, 400),
-        (b'{"a": "' + b"x" * 1_100_000 + b'"}', {}, 413),
+        (b'{"a": "' + b"x" * 65_536 + b'"}', {}, 413),
+        (b'{"a": [' + b"1, " * 2_000 + b"1]}", {}, 400),
         (b"slug=a", {"content-type": "application/x-www-form-urlencoded"}, 415),
         (b"[]", {}, 422),
         (b"", {}, 422),
@@ -104,6 +105,23 @@ async def test_a_body_that_cannot_be_is_a_problem(
         sent = {"content-type": "application/json", **headers}
         answer = await http.post("/v1/signup", content=content, headers=sent)
         assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
+
+
+async def test_of_many_fields_that_nobody_knows_a_few_are_told(control: ControlRig) -> None:
+    answer = await control.call("POST", "/v1/signup", json={f"unknown{n}": n for n in range(1_500)})
+    assert answer.status_code == 422
+    assert len(answer.json()["errors"]) == 20
+
+
+async def test_the_body_of_somebody_unknown_is_not_looked_at_where_one_must_be_known(control: ControlRig) -> None:
+    for method, path in (("PUT", "/v1/me/password"), ("POST", "/v1/tenants/acme/keys"), ("DELETE", "/v1/sessions")):
+        async with control.client() as http:
+            sent = {"content-type": "application/json"}
+            refused = await http.request(method, path, content=b"not json", headers=sent)
+            assert (refused.status_code, refused.headers["content-type"]) == (401, "application/problem+json")
+            wide = await http.request(method, path, content=b"x" * 200_000, headers=sent)
+            assert wide.status_code == 401
+            assert (await http.get("/v1")).status_code == 200
 
 
 async def test_a_pod_may_serve_without_a_control_plane(control: ControlRig) -> None:

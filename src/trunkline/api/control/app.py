@@ -15,16 +15,18 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import Request as WebRequest
 from starlette.responses import Response
+from starlette.routing import Match
 from uuid_utils import uuid7
 
 from trunkline import __version__
 from trunkline.api.control import problems
 from trunkline.api.control.deps import Control
+from trunkline.api.control.principal import WHO
 from trunkline.api.control.rate import Allowances
 from trunkline.api.http import Request
 from trunkline.api.messages import read_json
 from trunkline.api.proxies import Proxies
-from trunkline.errors import FieldError, MethodNotAllowed, NotFound, TrunklineError, ValidationFailed
+from trunkline.errors import FieldError, MethodNotAllowed, NotFound, TrunklineError, Unauthorized, ValidationFailed
 
 log = structlog.get_logger(__name__)
 
@@ -50,6 +52,12 @@ METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 _NUL: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 """A NUL as JSON writes it, not behind a backslash that itself is escaped."""
 _HAS_BODY: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+MOST_BYTES: Final = 65_536
+"""Of a body: the largest that a route takes is a toolset's configuration, of 16 KiB."""
+MOST_ELEMENTS: Final = 2_000
+"""Values in a body: checking them holds up all other clients of the pod."""
+MOST_FIELD_ERRORS: Final = 20
+"""Told of one request; whoever mends these is told the next."""
 _DESCRIPTION: Final = "Tenants, their members, keys, limits, usage, audit log and toolsets."
 
 
@@ -111,10 +119,10 @@ class ControlPlane:
         """Answer one request; whatever goes wrong is a problem."""
         address = request.address(self._proxies)
         request.cors += self._allowances.count(request, address)
-        body = await self._body(request) if request.head.method in _HAS_BODY else b""
         request_id = str(uuid7())
         certain = request.address(self._proxies, certain=True)
         scope = _scope(request) | {"state": {"address": address, "certain": certain, "request_id": request_id}}
+        body = await self._body(request, scope) if request.head.method in _HAS_BODY else b""
         answer = _Answer(request, request_id)
         try:
             await self._app(scope, _once(body, request.receive), answer.send)
@@ -130,21 +138,32 @@ class ControlPlane:
         headers = [(name.encode(), value.encode()) for name, value in problems.headers_of(error).items()]
         await request.answer(error.status, problems.body_of(problem), *headers, *_own_headers(request_id))
 
-    async def _body(self, request: Request) -> bytes:
-        """The body, if there is one: JSON, within the bounds of every body.
+    async def _body(self, request: Request, scope: MutableMapping[str, Any]) -> bytes:
+        """The body, if there is one: JSON, within the bounds of every body here.
 
         Raises:
+            Unauthorized: it comes from nobody, and its route is not for everybody; it was not read.
             UnsupportedMediaType, BodyTooLarge, InvalidMessage, UnparsableMessage: it is not.
             ClientGone: the client hung up.
         """
         if request.empty:
             return b""
-        body = await request.body(self._settings.max_body_bytes, self._settings.body_timeout)
+        if not (b"authorization" in request.head.headers or b"cookie" in request.head.headers):
+            self._refuse_nobody(scope)
+        most = min(MOST_BYTES, self._settings.max_body_bytes)
+        body = await request.body(most, self._settings.body_timeout)
         if body:
-            read_json(body, self._settings.max_json_elements)
+            read_json(body, min(MOST_ELEMENTS, self._settings.max_json_elements))
             if _NUL.search(body):  # Postgres keeps none in text
                 raise ValidationFailed("The body holds a NUL character (\\u0000); leave it out.")
         return body
+
+    def _refuse_nobody(self, scope: MutableMapping[str, Any]) -> None:
+        for route in self._app.state.routes:
+            if route.matches(scope)[0] is Match.FULL:
+                if route.openapi_extra["x-permission"] != "public":
+                    raise Unauthorized(WHO)
+                return
 
 
 class _Answer:
@@ -220,7 +239,7 @@ async def _answer_error(request: WebRequest, error: Exception) -> Response:
 async def _answer_invalid(request: WebRequest, error: Exception) -> Response:
     """What does not fit the route's parameters and body. It repeats nothing that was sent: that may be a password."""
     assert isinstance(error, RequestValidationError)  # noqa: S101 - what it is registered for
-    fields = [FieldError(_pointer(each["loc"]), str(each["msg"])) for each in error.errors()]
+    fields = [FieldError(_pointer(each["loc"]), str(each["msg"])) for each in error.errors()[:MOST_FIELD_ERRORS]]
     first = f"{fields[0].pointer or 'The body'}: {fields[0].detail}" if fields else "It does not fit."
     return _respond(request, ValidationFailed(f"The request is not valid. {first}.", fields))
 
