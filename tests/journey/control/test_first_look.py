@@ -90,6 +90,7 @@ async def test_pages_of_other_origins_may_call_with_a_token_and_never_with_a_coo
     [
         (b'{"slug": "a", "slug": "b"}', {}, 400),
         (b"not json", {}, 400),
+        (b'{"slug": ' + b"1" * 5_000 + b"}", {}, 400),
         (b'{"a":' + b"[" * 2000 + b"]" * 2000 + b"}", {}, 400),
         (b'{"a": "' + b"x" * 65_536 + b'"}', {}, 413),
         (b'{"a": [' + b"1, " * 2_000 + b"1]}", {}, 400),
@@ -105,6 +106,27 @@ async def test_a_body_that_cannot_be_is_a_problem(
         sent = {"content-type": "application/json", **headers}
         answer = await http.post("/v1/signup", content=content, headers=sent)
         assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
+
+
+async def test_an_answer_is_a_line_of_its_own_in_a_terminal(control: ControlRig) -> None:
+    async with control.client() as http:
+        for path in ("/v1", "/v1/me", "/v1/nothing", "/openapi.json"):
+            answer = await http.get(path)
+            assert answer.text.endswith("}\n"), path
+            assert answer.headers["content-length"] == str(len(answer.content)), path
+        head = await http.head("/v1")
+        assert (head.headers["content-length"], head.content) == (str(len((await http.get("/v1")).content)), b"")
+
+
+async def test_the_description_is_made_before_anybody_asks_for_it(
+    control: ControlRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made(*_: object, **__: object) -> None:
+        raise AssertionError("it was made on a request")
+
+    monkeypatch.setattr("fastapi.applications.get_openapi", made)
+    assert (await control.call("GET", "/openapi.json")).status_code == 200
+    assert (await control.call("GET", "/docs")).status_code == 200
 
 
 async def test_of_many_fields_that_nobody_knows_a_few_are_told(control: ControlRig) -> None:

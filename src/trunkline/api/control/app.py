@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 from urllib.parse import unquote
 
+import orjson
 import structlog
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -26,7 +27,15 @@ from trunkline.api.control.rate import Allowances
 from trunkline.api.http import Request
 from trunkline.api.messages import read_json
 from trunkline.api.proxies import Proxies
-from trunkline.errors import FieldError, MethodNotAllowed, NotFound, TrunklineError, Unauthorized, ValidationFailed
+from trunkline.errors import (
+    FieldError,
+    InvalidMessage,
+    MethodNotAllowed,
+    NotFound,
+    TrunklineError,
+    Unauthorized,
+    ValidationFailed,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -58,6 +67,7 @@ MOST_ELEMENTS: Final = 2_000
 """Values in a body: checking them holds up all other clients of the pod."""
 MOST_FIELD_ERRORS: Final = 20
 """Told of one request; whoever mends these is told the next."""
+_JSON: Final = frozenset({b"application/json", problems.MEDIA_TYPE.encode()})
 _DESCRIPTION: Final = "Tenants, their members, keys, limits, usage, audit log and toolsets."
 
 
@@ -67,6 +77,7 @@ def make_control(control: Control) -> FastAPI:
         title="Trunkline",
         version=__version__,
         description=_DESCRIPTION,
+        openapi_url=None,  # made once, below: it takes long
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -86,8 +97,12 @@ def make_control(control: Control) -> FastAPI:
             route.openapi_extra = {**(route.openapi_extra or {}), "x-permission": permission_of(route)}
         app.state.routes += router.routes
         app.include_router(router)
-    make_schema = app.openapi
-    app.openapi = lambda: _with_problems(make_schema())  # type: ignore[method-assign]
+    schema = _with_problems(app.openapi())
+    app.openapi = lambda: schema  # type: ignore[method-assign]
+    described = orjson.dumps(schema)
+    app.add_route(
+        "/openapi.json", lambda _: Response(described, media_type="application/json"), include_in_schema=False
+    )
     return app
 
 
@@ -136,7 +151,7 @@ class ControlPlane:
         request_id = str(uuid7())
         problem = problems.problem_of(error, self._settings.public_url, request_id)
         headers = [(name.encode(), value.encode()) for name, value in problems.headers_of(error).items()]
-        await request.answer(error.status, problems.body_of(problem), *headers, *_own_headers(request_id))
+        await request.answer(error.status, problems.body_of(problem) + b"\n", *headers, *_own_headers(request_id))
 
     async def _body(self, request: Request, scope: MutableMapping[str, Any]) -> bytes:
         """The body, if there is one: JSON, within the bounds of every body here.
@@ -172,12 +187,23 @@ class _Answer:
     def __init__(self, request: Request, request_id: str) -> None:
         self._request = request
         self._own = _own_headers(request_id)
+        self._line = False
+        """Whether it is a JSON document, sent whole: a line of its own in a terminal."""
         self.begun = False
 
     async def send(self, message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":
             self.begun = True
-            message["headers"] = [*message["headers"], *self._own, *self._request.cors]
+            headers = dict(message["headers"])
+            length = headers.get(b"content-length", b"0")
+            self._line = headers.get(b"content-type") in _JSON and length != b"0"
+            sent = [
+                (name, b"%d" % (int(value) + 1) if self._line and name == b"content-length" else value)
+                for name, value in message["headers"]
+            ]
+            message["headers"] = [*sent, *self._own, *self._request.cors]
+        elif self._line and not message.get("more_body"):
+            message["body"] = message.get("body", b"") + b"\n"
         await self._request.send(message)
 
 
@@ -249,6 +275,8 @@ async def _answer_http(request: WebRequest, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - what it is registered for
     if error.status_code == 405:
         return _respond(request, MethodNotAllowed((error.headers or {}).get("Allow", "")))
+    if error.status_code == 400:
+        return _respond(request, InvalidMessage("The body cannot be read; a number in it may be too long."))
     return _respond(request, NotFound())
 
 
@@ -269,15 +297,14 @@ def _with_problems(schema: dict[str, Any]) -> dict[str, Any]:
     What `ControlPlane` refuses of bodies before a route sees them is described, too.
     """
     schemas = schema.setdefault("components", {}).setdefault("schemas", {})
-    if "Problem" not in schemas:
-        for name in ("HTTPValidationError", "ValidationError"):
-            schemas.pop(name, None)
-        own = problems.Problem.model_json_schema(ref_template="#/components/schemas/{model}")
-        schemas.update(own.pop("$defs"))
-        schemas["Problem"] = own
-        bodies = {str(status): told for status, told in problems.responses(400, 413, 415).items()}
-        for methods in schema["paths"].values():
-            for method, operation in methods.items():
-                if method.upper() in _HAS_BODY:
-                    operation["responses"] = {**bodies, **operation["responses"]}
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    own = problems.Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas.update(own.pop("$defs"))
+    schemas["Problem"] = own
+    bodies = {str(status): told for status, told in problems.responses(400, 413, 415).items()}
+    for methods in schema["paths"].values():
+        for method, operation in methods.items():
+            if method.upper() in _HAS_BODY:
+                operation["responses"] = {**bodies, **operation["responses"]}
     return schema
