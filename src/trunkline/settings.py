@@ -97,6 +97,9 @@ class Settings(BaseSettings):
     tenant_in_flight: int = Field(1_000, gt=0, description="Unanswered requests of one tenant, default limit.")
     tenant_sessions: int = Field(10_000, gt=0, description="Live sessions of one tenant, default limit.")
 
+    tenant_keys: int = Field(
+        1_000, gt=0, description="Keys of one tenant that have not expired, revoked ones included; beyond it 409."
+    )
     tenant_listeners: int = Field(
         1_000, gt=0, description="Streams of `subscriptions/listen` of one tenant on each API pod."
     )

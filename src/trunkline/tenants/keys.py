@@ -32,6 +32,7 @@ from trunkline.tenants.key_options import (
     grants_of,
     wanted_of,
 )
+from trunkline.tenants.key_room import check_room
 from trunkline.tenants.limits import KeyLimits
 from trunkline.tenants.settable import check_name
 from trunkline.tenants.signing import (
@@ -127,6 +128,7 @@ class Keys:
 
         Raises:
             UsageError: a scope, a pattern, a range, a limit, the name or the lifetime cannot be.
+            Conflict: the tenant has as many keys as it may.
         """
         wanted = Wanted.of(
             name=name,
@@ -206,7 +208,7 @@ class Keys:
 
         Raises:
             Unavailable: one of the stores is away; nothing has changed.
-            Conflict: the key was revoked or replaced, or has expired.
+            Conflict: the key was revoked or replaced, or has expired; or the tenant has as many as it may.
             UsageError: the overlap is negative, or the new key would be wider.
         """
         if not timedelta(0) <= overlap <= LONGEST_OVERLAP:
@@ -292,6 +294,7 @@ class Keys:
     async def _add(
         self, session: AsyncSession, tenant: TenantRow, wanted: Wanted, by: By
     ) -> tuple[str, KeyRow, Published | None]:
+        await check_room(session, tenant.id, self._settings.tenant_keys)
         signing, published = await self._signing_key(session)
         now = utcnow().replace(microsecond=0)
         row = KeyRow(

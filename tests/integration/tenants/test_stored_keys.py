@@ -276,3 +276,22 @@ async def test_a_database_without_schema_says_what_to_do(settings: Settings, key
     await as_owner(settings.database_url, "ALTER TABLE signing_keys RENAME TO signing_keys_elsewhere")
     with pytest.raises(Unavailable, match="run trunkline migrate"):
         await keys.ensure_signing_key()
+
+
+async def test_a_tenant_has_so_many_keys_revoked_ones_included_and_no_more(
+    settings: Settings, database: Database, redis: Redis, tenants: Tenants
+) -> None:
+    keys = Keys(settings.model_copy(update={"tenant_keys": 3}), database, redis)
+    await tenants.create("acme")
+    await tenants.create("other")
+    _, gone = await keys.issue("acme")
+    _, revoked = await keys.issue("acme")
+    await keys.revoke(revoked.id)
+    await as_owner(
+        settings.database_url, f"UPDATE api_keys SET expires_at = now() WHERE id = '{gone.id}'", task="verify"
+    )
+    found = await asyncio.gather(*(keys.issue("acme") for _ in range(4)), return_exceptions=True)
+    assert sorted(isinstance(each, Conflict) for each in found) == [False, False, True, True]
+    with pytest.raises(Conflict):
+        await keys.rotate(next(each[1].id for each in found if isinstance(each, tuple)))
+    await keys.issue("other")
