@@ -139,8 +139,8 @@ class Settings(BaseSettings):
         description="Mail server, `smtp://user:password@host:port` or `smtps://`; empty: invitations are shown.",
     )
     mail_from: str = Field("", description="Sender of mail; needed with SMTP_URL.")
-    sign_in_rate: float = Field(10.0, gt=0, description="Sign-ins a minute from one address.")
-    account_rate: float = Field(5.0, gt=0, description="Sign-ins a minute to one account.")
+    sign_in_rate: float = Field(10.0, gt=0, description="Sign-ins a minute from one address, of IPv6 one /64.")
+    account_rate: float = Field(5.0, gt=0, description="Sign-ins a minute to one account from one address.")
     signup_rate: float = Field(10.0, gt=0, description="Sign-ups an hour from one address.")
     control_rate: float = Field(50.0, gt=0, description="Requests a second to `/v1` of one caller, on each API pod.")
     control_burst: int = Field(200, gt=0, description="Requests at once to `/v1` of one caller.")

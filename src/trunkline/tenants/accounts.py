@@ -120,7 +120,7 @@ class Accounts:
         email, slug = check_email(wanted.email), check_slug(wanted.slug)
         name = check_name(wanted.name or slug)
         password = check_password(wanted.password, email)
-        await self._refuse_known(email, password)
+        await self._refuse_known(email, password, by)
         hashed = await self._passwords.hash(password)
         user = UserRow(id=uuid7().hex, email=email, name=name, created_at=utcnow())
         by = By("user", user.id, by.address)
@@ -223,7 +223,7 @@ class Accounts:
             UsageError: the new one breaks a rule.
         """
         user = await self.user(sign_in.user_id)
-        await self._doors.account(user.email)
+        await self._doors.password(user.id)
         _, stored = await self._known(user.email)
         if not await self._passwords.verify(stored, current):
             raise SignInFailed("The current password is wrong.")
@@ -259,11 +259,11 @@ class Accounts:
         if signup == "invite" and not code:
             raise SignupClosed("Signing up needs a code here; ask who runs this deployment for one.")
 
-    async def _refuse_known(self, email: str, password: str) -> None:
+    async def _refuse_known(self, email: str, password: str, by: By) -> None:
         user, stored = await self._known(email)
         if user is None:
             return
-        await self._doors.account(email)
+        await self._doors.account(email, by.address)
         if not await self._passwords.verify(stored, password):
             raise SignInFailed
         raise Conflict("You have an account already; sign in, then make a further tenant with POST /v1/tenants.")

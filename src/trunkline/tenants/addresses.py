@@ -1,4 +1,4 @@
-"""From which addresses a key may be used: ranges in CIDR notation (RFC 4632, RFC 4291)."""
+"""From which addresses a key may be used: ranges in CIDR notation (RFC 4632, RFC 4291); and who an address is."""
 
 from __future__ import annotations
 
@@ -52,6 +52,17 @@ def covers(outer: Sequence[Network], inner: Sequence[Network]) -> bool:
     if not outer:
         return True
     return bool(inner) and all(any(_covers(wide, narrow) for wide in outer) for narrow in inner)
+
+
+def site_of(address: str) -> str:
+    """Who is counted for an address: of IPv6 the /64, which one subscriber has whole (RFC 6177); else the address.
+
+    An IPv4 address in IPv6's form is itself; what is no address is as it is.
+    """
+    found = _parse(address)
+    if isinstance(found, IPv6Address):
+        return str(IPv6Network((int(found) >> 64 << 64, 64)))
+    return address if found is None else str(found)
 
 
 def _covers(wide: Network, narrow: Network) -> bool:

@@ -196,7 +196,7 @@ class Members:
         """
         await self._doors.code(by.address)
         invitation = await self._find(secret)
-        await self._doors.account(invitation.email)
+        await self._doors.account(invitation.email, by.address)
         user, stored = await known(self._database, invitation.email)
         hashed = ""
         if user is not None:

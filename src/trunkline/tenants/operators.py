@@ -136,7 +136,7 @@ class Operators:
             TooManyRequests: it was tried too often.
         """
         email = email.strip().lower()
-        await self._doors.sign_in(f"operator {email}", by.address)
+        await self._doors.operator(by.address)
         live = select(OperatorRow).where(OperatorRow.email == email, OperatorRow.disabled_at.is_(None))
         async with self._database.transaction(_OPERATOR) as session:
             row = await session.scalar(live)

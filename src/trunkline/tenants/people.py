@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, literal, tuple_
 from trunkline.errors import UsageError
 from trunkline.settings import Settings
 from trunkline.streams.throttle import RedisThrottle
+from trunkline.tenants.addresses import site_of
 
 LONGEST_EMAIL: Final = 254
 """Characters (RFC 5321, section 4.5.3.1.3, less the brackets)."""
@@ -56,20 +57,35 @@ class Doors:
 
     async def sign_in(self, email: str, address: str) -> None:
         """Count one try to prove who one is."""
-        await self._count("sign-in", address, self._settings.sign_in_rate, 60)
-        await self.account(email)
+        await self.operator(address)
+        await self.account(email, address)
 
-    async def account(self, email: str) -> None:
-        """Count one try of a password of this account."""
-        await self._count("account", email, self._settings.account_rate, 60)
+    async def operator(self, address: str) -> None:
+        """Count one try to prove that one is an operator: nobody elsewhere can keep operators out."""
+        await self._count("sign-in", site_of(address), self._settings.sign_in_rate, 60)
+
+    async def account(self, email: str, address: str) -> None:
+        """Count one try of a password of this account.
+
+        It is the address that is slowed down: whoever guesses from elsewhere keeps nobody out. Many addresses
+        together are slowed down much later.
+        """
+        rate, here = self._settings.account_rate, f"{email} {site_of(address)}"
+        await self._count("account", here, rate, 60)
+        await self._count("account-hour", here, rate * _HOURLY_HERE, 3_600)
+        await self._count("account-anywhere", email, rate * _HOURLY_ANYWHERE, 3_600)
+
+    async def password(self, user_id: str) -> None:
+        """Count one try of the password of somebody who is signed in."""
+        await self._count("password", user_id, self._settings.account_rate, 60)
 
     async def sign_up(self, address: str) -> None:
         """Count one tenant that somebody wants to make."""
-        await self._count("sign-up", address, self._settings.signup_rate, 3_600)
+        await self._count("sign-up", site_of(address), self._settings.signup_rate, 3_600)
 
     async def code(self, address: str) -> None:
         """Count one try of a secret: a code, an invitation."""
-        await self._count("code", address, self._settings.sign_in_rate, 60)
+        await self._count("code", site_of(address), self._settings.sign_in_rate, 60)
 
     async def invite(self, tenant_id: str) -> None:
         """Count one invitation of a tenant."""
@@ -79,6 +95,9 @@ class Doors:
         await self._throttle.check(kind, who, most / seconds, max(round(most), 1))
 
 
+_HOURLY_HERE: Final = 4
+_HOURLY_ANYWHERE: Final = 20
+"""Times the tries of a minute that an hour has: from one address, so that it alone does not use up those of all."""
 _INVITATIONS: Final = 20.0
 """Invitations of one tenant in an hour: each is a mail to somebody who may not want it."""
 

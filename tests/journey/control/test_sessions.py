@@ -138,6 +138,23 @@ async def test_guessing_is_slowed_down_for_the_address_and_for_the_account(contr
     assert answers == [401, 401, 429]
 
 
+async def test_guessing_from_elsewhere_keeps_nobody_out(control: ControlRig) -> None:
+    _, person = await control.sign_up()
+    operator = await control.operator()
+    url = await control.platform.api(account_rate=2.0, redis_prefix="guessing-elsewhere:")
+    rig = ControlRig(control.platform, url)
+    for path, who in (("/v1/tokens", person), ("/v1/operator/sessions", operator)):
+        wrong, right = ({"email": who.email, "password": word} for word in ("wrong", PASSWORD))
+        if who is operator:
+            right["token"] = True
+        for number in range(6):
+            # One subscriber's addresses, all of one /64, are one.
+            headers = {"x-forwarded-for": f"2001:db8::{number}"}
+            guess = await rig.call("POST", path, json=wrong, **headers)
+            assert guess.status_code == (401 if number < 2 or who is operator else 429)
+        assert (await rig.call("POST", path, json=right, **{"x-forwarded-for": "192.0.2.1"})).status_code == 201
+
+
 async def test_over_http_from_elsewhere_cookies_are_refused_and_tokens_work(control: ControlRig) -> None:
     _, person = await control.sign_up()
     url = await control.platform.api(public_url="http://trunkline.example", allowed_hosts=("*",))

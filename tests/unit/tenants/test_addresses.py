@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trunkline.errors import UsageError
-from trunkline.tenants.addresses import check_addresses, contains, covers, networks_of
+from trunkline.tenants.addresses import check_addresses, contains, covers, networks_of, site_of
 
 
 def test_ranges_have_one_spelling_and_come_once() -> None:
@@ -63,3 +63,18 @@ def test_the_zone_of_a_local_address_does_not_matter() -> None:
 )
 def test_ranges_cover_others(outer: list[str], inner: list[str], covered: bool) -> None:
     assert covers([ip_network(each) for each in outer], [ip_network(each) for each in inner]) is covered
+
+
+@pytest.mark.parametrize(
+    ("address", "site"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("", ""),
+        ("unknown", "unknown"),
+    ],
+)
+def test_an_address_counts_as_what_one_subscriber_has(address: str, site: str) -> None:
+    assert site_of(address) == site

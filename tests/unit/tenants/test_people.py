@@ -4,9 +4,10 @@ import asyncio
 
 import pytest
 
-from trunkline.errors import Unavailable, UsageError
+from trunkline.errors import TooManyRequests, Unavailable, UsageError
+from trunkline.settings import Settings
 from trunkline.tenants.passwords import Passwords, check_password
-from trunkline.tenants.people import check_email
+from trunkline.tenants.people import Doors, check_email
 
 
 @pytest.mark.parametrize("email", ["ada@example.com", " Ada.Lovelace+x@Sub.Example.CO ", "o'neil@example.com"])
@@ -72,3 +73,38 @@ async def test_only_so_many_passwords_wait_and_the_loop_runs_on() -> None:
     assert refused[0].retry_after == 3
     assert await passwords.hash("afterwards")
     passwords.close()
+
+
+class Counted:
+    """A throttle that counts by itself, in a time that stands still."""
+
+    def __init__(self) -> None:
+        self.tries: dict[tuple[str, str], int] = {}
+
+    async def check(self, kind: str, who: str, rate: float, burst: int) -> None:
+        tried = self.tries[kind, who] = self.tries.get((kind, who), 0) + 1
+        if tried > burst:
+            raise TooManyRequests
+
+
+async def tried(doors: Doors, throttle: Counted, address: str, times: int) -> bool:
+    """Whether an address is let through in the last of so many minutes, when it has tried in each."""
+    through = True
+    for _ in range(times):
+        throttle.tries = {key: tries for key, tries in throttle.tries.items() if key[0] != "account"}
+        try:
+            await doors.account("ada@example.com", address)
+            through = True
+        except TooManyRequests:
+            through = False
+    return through
+
+
+async def test_one_address_does_not_use_up_the_tries_of_an_account_and_many_do() -> None:
+    throttle = Counted()
+    doors = Doors(Settings(environment="dev"), throttle)
+    assert not await tried(doors, throttle, "192.0.2.1", 500)
+    assert await tried(doors, throttle, "192.0.2.2", 1)
+    for last in range(3, 10):
+        await tried(doors, throttle, f"192.0.2.{last}", 500)
+    assert not await tried(doors, throttle, "192.0.2.10", 1)

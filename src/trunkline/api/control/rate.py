@@ -16,6 +16,7 @@ from trunkline.api.heads import Headers
 from trunkline.api.http import Request
 from trunkline.errors import TooManyRequests
 from trunkline.settings import Settings
+from trunkline.tenants.addresses import site_of
 
 _MOST_REMEMBERED: Final = 10_000
 
@@ -39,7 +40,7 @@ class Allowances:
             TooManyRequests: with the seconds to wait.
         """
         known = self._principals.get(_digest(request))
-        left, wait = self._take(known or f"address:{address}")
+        left, wait = self._take(known or f"address:{site_of(address)}")
         full = math.ceil((self._burst - left) * self._interval)
         headers = (
             (b"ratelimit-policy", self._policy),

@@ -66,3 +66,11 @@ def test_a_credential_counts_as_its_principal_once_it_was_good_and_as_the_addres
         allowances.count(request(**credential), "a")
     with pytest.raises(TooManyRequests):
         allowances.count(request(**mine), "b")
+
+
+def test_addresses_of_one_subscriber_share_an_allowance(allowances: Allowances) -> None:
+    for last in range(4):
+        allowances.count(request(), f"2001:db8:1:2::{last}")
+    with pytest.raises(TooManyRequests):
+        allowances.count(request(), "2001:db8:1:2:3:4:5:6")
+    allowances.count(request(), "2001:db8:1:3::1")
