@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import (
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.types import TypeDecorator
 
-from trunkline.errors import StartRefused, TrunklineError, Unavailable
+from trunkline.errors import NotStarted, StartRefused, TrunklineError, Unavailable
 
 CONNECT_TIMEOUT = 5.0
 """Seconds that a connection may take: a caller waits for this when Postgres is away."""
@@ -267,6 +267,7 @@ def make_engine(
     return create_async_engine(
         address,
         pool_pre_ping=True,
+        hide_parameters=True,  # of errors, which are logged: values may be hashes of passwords, digests, addresses
         **({} if "poolclass" in pool else {"pool_timeout": CONNECT_TIMEOUT}),
         **pool,
         connect_args=arguments
@@ -309,7 +310,7 @@ def find_outage(error: Exception) -> Unavailable | None:
     if isinstance(error, OSError):
         return Unavailable("Postgres cannot be reached; try again later.", retry_after=2)
     if isinstance(error, PoolTimeout):
-        return Unavailable("All connections to Postgres are busy; try again later.", retry_after=2)
+        return NotStarted("All connections to Postgres are busy; try again later.", retry_after=2)
     state = sqlstate(error)
     if state.startswith(_REFUSED_LOGIN):
         return Unavailable("Postgres refused the login; check TRUNKLINE_DATABASE_URL.")

@@ -260,6 +260,10 @@ class Unavailable(TrunklineError):
     problem = "unavailable"
 
 
+class NotStarted(Unavailable):
+    """The service is busy, and nothing was begun; try again in a few seconds."""
+
+
 class LaneFull(Unavailable):
     """Too many calls wait for a worker; try again shortly."""
 

@@ -195,3 +195,10 @@ async def test_an_event_with_a_fraction_is_refused(database: Database, tenants: 
     async with database.transaction(tenant_scope(tenants[0])) as session:
         with pytest.raises(ValueError, match="no fractions"):
             await recorder.record(session, tenants[0], "x", by=CLI, detail={"deep": [{"rate": 0.5}]})
+
+
+async def test_an_error_does_not_repeat_the_values_of_its_statement(database: Database) -> None:
+    with pytest.raises(DBAPIError) as failed:
+        async with database.transaction(task_scope("account")) as session:
+            await session.execute(text("SELECT CAST(:value AS integer) / 0"), {"value": 271_828_182})
+    assert "271828182" not in str(failed.value)

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hmac
 from datetime import timedelta
 from functools import cached_property
 from hashlib import sha256
 from typing import NamedTuple, NoReturn
 
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from pydantic import SecretStr
 from sqlalchemy import Interval, delete, func, select, type_coerce, update
 from sqlalchemy.dialects.postgresql import insert
@@ -68,6 +71,12 @@ class IdempotencyStore:
     def _sealer(self) -> Sealer:
         return Sealer(self._secret, "idempotency")
 
+    @cached_property
+    def _request_key(self) -> bytes:
+        """Of the codes of requests: their bodies may hold passwords, which a plain hash would let be guessed."""
+        derive = HKDF(SHA256(), 32, salt=None, info=b"trunkline idempotency request")
+        return derive.derive(self._secret.get_secret_value().encode())
+
     async def claim(self, tenant_id: str, principal: str, key: str, request: bytes) -> Claim | Replay:
         """Take the key for a request, or find what it was answered.
 
@@ -81,7 +90,7 @@ class IdempotencyStore:
             IdempotencyMismatch: the key was used for another request.
             IdempotencyRunning: the first request is running, or its end is not known.
         """
-        digest, wanted = sha256(key.encode()).digest(), sha256(request).digest()
+        digest, wanted = sha256(key.encode()).digest(), hmac.digest(self._request_key, request, "sha256")
         record = f"{principal} {digest.hex()}"
         mine = (
             IdempotencyRow.tenant_id.is_not_distinct_from(tenant_id or None),

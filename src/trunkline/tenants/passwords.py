@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
-from trunkline.errors import Unavailable, UsageError
+from trunkline.errors import NotStarted, UsageError
 
 SHORTEST: Final = 12
 LONGEST: Final = 256
@@ -27,7 +27,7 @@ class Passwords:
     """argon2id with 64 MiB, 3 passes and 1 lane (RFC 9106, section 4, within what a pod has); `fast` for tests alone.
 
     Raises, from `hash` and `verify`:
-        Unavailable: as many passwords wait already as may.
+        NotStarted: as many passwords wait already as may.
     """
 
     def __init__(self, *, fast: bool = False) -> None:
@@ -64,7 +64,7 @@ class Passwords:
 
     async def _in_thread(self, work: Callable[[], Result]) -> Result:
         if self._waiting >= _MOST_WAITING + _THREADS:
-            raise Unavailable("Too many people sign in at once; try again in a few seconds.", retry_after=3)
+            raise NotStarted("Too many people sign in at once; try again in a few seconds.", retry_after=3)
         self._waiting += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, work)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from hashlib import sha256
 
 import pytest
 from tests.stores import as_owner
@@ -116,3 +117,15 @@ async def test_an_answer_that_was_copied_to_another_key_does_not_open(
     )
     with pytest.raises(IdempotencyRunning, match="cannot be read any more"):
         await store.claim(TENANT, "user:1", "k2", b"r")
+
+
+async def test_what_is_kept_of_a_request_does_not_let_its_password_be_guessed(
+    settings: Settings, store: IdempotencyStore
+) -> None:
+    request = b'POST\0/v1/signup\0{"password": "letmein"}'
+    await claimed(store, request=request)
+    (row,) = await as_owner(settings.database_url, "SELECT request_hash FROM idempotency_keys", task="upkeep")
+    assert len(row["request_hash"]) == 32
+    assert row["request_hash"] != sha256(request).digest()
+    with pytest.raises(IdempotencyRunning):
+        await store.claim(TENANT, "user:1", "k1", request)

@@ -7,9 +7,14 @@ import secrets
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from tests.control import PASSWORD, ControlRig
 
+from trunkline.db import find_outage
 from trunkline.errors import Unavailable
+from trunkline.settings import Settings
+from trunkline.streams.keys import Keys
+from trunkline.streams.throttle import RedisThrottle
 from trunkline.tenants.members import Members
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -83,6 +88,38 @@ async def test_what_was_refused_frees_the_key(control: ControlRig) -> None:
     assert (await control.call("POST", "/v1/tenants", owner.token, taken, **key)).status_code == 409
     free = {"slug": f"t-{secrets.token_hex(4)}", "name": "Mine"}
     assert (await control.call("POST", "/v1/tenants", owner.token, free, **key)).status_code == 201
+
+
+@pytest.mark.parametrize("where", ["throttle", "passwords", "pool"])
+async def test_what_was_not_begun_frees_the_key(
+    control: ControlRig, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    slug, key = f"t-{secrets.token_hex(4)}", named()
+    body = {"slug": slug, "email": f"{slug}@example.com", "password": PASSWORD}
+    with monkeypatch.context() as busy:
+        if where == "throttle":
+            busy.setattr("trunkline.tenants.people.Doors.sign_up", away)
+        elif where == "passwords":
+            busy.setattr("trunkline.tenants.passwords._MOST_WAITING", -2)
+        else:
+            busy.setattr("trunkline.tenants.accounts.known", no_connection)
+        assert (await control.call("POST", "/v1/signup", json=body, **key)).status_code == 503
+    assert (await control.call("POST", "/v1/signup", json=body, **key)).status_code == 201
+
+
+async def away(*_: object) -> None:
+    redis = type("Lost", (), {"keys": Keys(Settings(environment="dev")), "script": lost})()
+    await RedisThrottle(redis).check("kind", "who", 1.0, 1)
+
+
+async def lost(*_: object) -> None:
+    raise Unavailable("Redis is away; try again shortly.", retry_after=1)
+
+
+async def no_connection(*_: object) -> None:
+    away = find_outage(PoolTimeout())
+    assert away is not None
+    raise away
 
 
 async def test_of_many_at_once_one_runs(control: ControlRig) -> None:

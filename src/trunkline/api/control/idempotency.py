@@ -15,7 +15,7 @@ from fastapi.routing import APIRoute
 from pydantic import TypeAdapter
 
 from trunkline.api.control.principal import address_of
-from trunkline.errors import TrunklineError, Unavailable
+from trunkline.errors import NotStarted, TrunklineError, Unavailable
 from trunkline.tenants.idempotency import LONGEST_KEY, Claim, IdempotencyStore, Replay
 
 Route = Callable[..., Awaitable[Any]]
@@ -44,8 +44,10 @@ def once(route: Route) -> Route:
     """Have a route honour `Idempotency-Key`; put it under the router's decorator.
 
     Guarantees: of all requests with one key of one principal, one runs. Where it succeeds, its answer is kept and
-    given again. Where it is refused, it has made nothing, and the key may be used again. Where its end is not known
-    (a store went away under it), it is not run again, and whoever asks is told to look.
+    given again. Where it is refused or was not begun, it has made nothing, and the key may be used again. Where its
+    end is not known (a store went away under it), it is not run again, and whoever asks is told to look.
+
+    A route changes things in its last transaction alone: then one that found no connection has changed nothing.
     """
     signature = inspect.signature(route)
     # FastAPI gives the request to one parameter of a route, so one that the route has is used.
@@ -80,10 +82,9 @@ async def _run(
 ) -> Response:
     try:
         result = await route(**given)
-    except Unavailable:
-        raise  # perhaps it took effect
-    except TrunklineError:
-        await _unless_away(store.release(claim))
+    except TrunklineError as error:
+        if isinstance(error, NotStarted) or not isinstance(error, Unavailable):  # else it took effect, perhaps
+            await _unless_away(store.release(claim))
         raise
     answer = _answer(request.scope["route"], result, given)
     kept = {
