@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, NamedTuple, cast
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import ColumnElement, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils import uuid7
@@ -19,6 +19,7 @@ from trunkline.errors import Conflict, NotFound, SignInFailed, SignupClosed, Una
 from trunkline.settings import Settings
 from trunkline.streams.throttle import RedisThrottle
 from trunkline.tenants.account_tables import MembershipRow, PasswordRow, SignupCodeRow, UserRow
+from trunkline.tenants.failures import Failures
 from trunkline.tenants.key_options import DEFAULT_LIFETIME, Wanted
 from trunkline.tenants.keys import Keys, Published
 from trunkline.tenants.model import DEFAULT_SCOPES, Tenant, check_slug
@@ -35,6 +36,7 @@ FIRST_TOOLSET: Final = "demo"
 """The builtin toolset, which every worker hosts: on from the start, so that a first call finds something to call."""
 FIRST_KEY: Final = "first key"
 """The name of the key that signing up gives."""
+_BAD_CODE: Final = "This code is unknown, used, expired or somebody else's; ask for a new one."
 _ACCOUNT: Final = task_scope("account")
 _SIGNUP: Final = task_scope("signup")
 
@@ -104,6 +106,7 @@ class Accounts:
         self._keys = keys
         self._passwords = passwords
         self._recorder = recorder
+        self._failures = Failures(database, throttle, recorder)
         self.sign_ins = SignIns(settings, database)
 
     async def sign_up(self, wanted: SignUp, by: By) -> SignedUp:
@@ -120,6 +123,7 @@ class Accounts:
         email, slug = check_email(wanted.email), check_slug(wanted.slug)
         name = check_name(wanted.name or slug)
         password = check_password(wanted.password, email)
+        await self._check_code(wanted.code, email)  # whoever has none learns nothing of who has an account
         await self._refuse_known(email, password, by)
         hashed = await self._passwords.hash(password)
         user = UserRow(id=uuid7().hex, email=email, name=name, created_at=utcnow())
@@ -159,9 +163,7 @@ class Accounts:
         await self._doors.sign_in(email, by.address)
         user, stored = await self._known(email)
         if not await self._passwords.verify(stored, password) or user is None:
-            async with self._database.transaction(_ACCOUNT) as session:
-                target = "" if user is None else user.id
-                await self._recorder.record(session, PLATFORM, "session.fail", by=by, target=target, outcome="error")
+            await self._failures.note("sign-in", "" if user is None else user.id, by)
             raise SignInFailed
         by = By("user", user.id, by.address)
         async with self._database.transaction(_ACCOUNT) as session:
@@ -226,6 +228,7 @@ class Accounts:
         await self._doors.password(user.id)
         _, stored = await self._known(user.email)
         if not await self._passwords.verify(stored, current):
+            await self._failures.note("password", user.id, by)
             raise SignInFailed("The current password is wrong.")
         hashed = await self._passwords.hash(check_password(new, user.email))
         async with self._database.transaction(_ACCOUNT) as session:
@@ -265,25 +268,26 @@ class Accounts:
             return
         await self._doors.account(email, by.address)
         if not await self._passwords.verify(stored, password):
+            await self._failures.note("sign-up", user.id, by)
             raise SignInFailed
         raise Conflict("You have an account already; sign in, then make a further tenant with POST /v1/tenants.")
 
     async def _known(self, email: str) -> tuple[UserRow | None, str | None]:
         return await known(self._database, email)
 
+    async def _check_code(self, code: str, email: str) -> None:
+        if self._settings.signup != "invite":
+            return
+        async with self._database.transaction(_SIGNUP) as session:
+            if await session.scalar(select(SignupCodeRow.id).where(*_good(code, email))) is None:
+                raise SignupClosed(_BAD_CODE)
+
     async def _use_code(self, session: AsyncSession, code: str, email: str) -> None:
         if self._settings.signup != "invite":
             return
-        now = utcnow()
-        query = (
-            update(SignupCodeRow)
-            .where(SignupCodeRow.digest == digest_of(code), SignupCodeRow.used_at.is_(None))
-            .where(SignupCodeRow.expires_at > now, or_(SignupCodeRow.email.is_(None), SignupCodeRow.email == email))
-            .values(used_at=now)
-            .returning(SignupCodeRow.id)
-        )
-        if await session.scalar(query) is None:
-            raise SignupClosed("This code is unknown, used, expired or somebody else's; ask for a new one.")
+        used = update(SignupCodeRow).where(*_good(code, email)).values(used_at=utcnow())
+        if await session.scalar(used.returning(SignupCodeRow.id)) is None:
+            raise SignupClosed(_BAD_CODE)
 
     async def _found(self, session: AsyncSession, row: TenantRow, by: By) -> _Made:
         """What a new tenant begins with; from here on the transaction is the tenant's."""
@@ -302,6 +306,16 @@ class Accounts:
         with suppress(Unavailable):
             await self._tenants.tell(row, made.toolsets)
         return Founded(self._tenants.shown(row, made.toolsets), made.secret, made.key)
+
+
+def _good(code: str, email: str) -> tuple[ColumnElement[bool], ...]:
+    """What is so of a code with which that address may sign up."""
+    return (
+        SignupCodeRow.digest == digest_of(code),
+        SignupCodeRow.used_at.is_(None),
+        SignupCodeRow.expires_at > utcnow(),
+        or_(SignupCodeRow.email.is_(None), SignupCodeRow.email == email),
+    )
 
 
 async def known(database: Database, email: str) -> tuple[UserRow | None, str | None]:

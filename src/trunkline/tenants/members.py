@@ -18,6 +18,7 @@ from trunkline.settings import Settings
 from trunkline.streams.throttle import RedisThrottle
 from trunkline.tenants.account_tables import InvitationRow, MembershipRow, UserRow
 from trunkline.tenants.accounts import add_user, known, user_of
+from trunkline.tenants.failures import Failures
 from trunkline.tenants.passwords import Passwords, check_password
 from trunkline.tenants.people import Doors, Moment, User, behind, check_email
 from trunkline.tenants.roles import Role, may_make
@@ -70,6 +71,7 @@ class Members:
         self._doors = Doors(settings, throttle)
         self._passwords = passwords
         self._recorder = recorder
+        self._failures = Failures(database, throttle, recorder)
         self._sign_ins = SignIns(settings, database)
 
     async def page(self, tenant_id: str, after: Moment | None, limit: int) -> list[Member]:
@@ -201,6 +203,7 @@ class Members:
         hashed = ""
         if user is not None:
             if not await self._passwords.verify(stored, password):
+                await self._failures.note("invitation", user.id, by)
                 raise SignInFailed("You have an account already; give its password.")
         else:
             name = check_name(name or invitation.email.partition("@")[0])

@@ -17,6 +17,7 @@ from trunkline.errors import Conflict, NotFound, SignInFailed
 from trunkline.settings import Settings
 from trunkline.streams.throttle import RedisThrottle
 from trunkline.tenants.account_tables import OperatorRow, SignInRow, SignupCodeRow
+from trunkline.tenants.failures import Failures
 from trunkline.tenants.passwords import Passwords, check_password
 from trunkline.tenants.people import Doors, Moment, behind, check_email
 from trunkline.tenants.settable import check_name
@@ -65,6 +66,7 @@ class Operators:
         self._doors = Doors(settings, throttle)
         self._passwords = passwords
         self._recorder = recorder
+        self._failures = Failures(database, throttle, recorder)
         self._sign_ins = SignIns(settings, database)
 
     async def create(self, email: str, name: str, password: str, *, by: By = CLI) -> Operator:
@@ -141,18 +143,17 @@ class Operators:
         async with self._database.transaction(_OPERATOR) as session:
             row = await session.scalar(live)
         good = await self._passwords.verify(None if row is None else row.password_hash, password)
+        if row is None or not good:
+            await self._failures.note("operator", "" if row is None else row.id, by)
+            raise SignInFailed
+        by = By("operator", row.id, by.address)
         async with self._database.transaction(_OPERATOR) as session:
-            if row is not None and good:
-                by = By("operator", row.id, by.address)
-                await self._sign_ins.forget_expired(session)
-                made = await self._sign_ins.add(session, kind, by.address, operator_id=row.id)
-                await self._recorder.record(
-                    session, PLATFORM, "session.create", by=by, target=made[1].id, detail={"kind": kind}
-                )
-                return made
-            target = "" if row is None else row.id
-            await self._recorder.record(session, PLATFORM, "session.fail", by=by, target=target, outcome="error")
-        raise SignInFailed
+            await self._sign_ins.forget_expired(session)
+            made = await self._sign_ins.add(session, kind, by.address, operator_id=row.id)
+            await self._recorder.record(
+                session, PLATFORM, "session.create", by=by, target=made[1].id, detail={"kind": kind}
+            )
+        return made
 
     async def sign_out(self, sign_in: SignIn, by: By) -> None:
         """End a sign-in of an operator."""

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 from tests.control import PASSWORD, ControlRig, Person
 from tests.stores import as_owner
@@ -119,6 +121,34 @@ async def test_who_signs_in_is_in_the_log_of_the_platform_and_who_fails_too(cont
     query = "SELECT action, actor, target, outcome FROM audit_events WHERE tenant_id = $1 AND $2 IN (actor, target)"
     rows = await as_owner(control.settings.database_url, query, "0" * 32, person.id)
     assert {(row["action"], row["outcome"]) for row in rows} == {("session.create", "ok"), ("session.fail", "error")}
+
+
+async def test_many_wrong_passwords_are_few_events_at_every_door(
+    control: ControlRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, owner = await control.sign_up()
+    _, person = await control.sign_up()
+    path = f"/v1/tenants/{made['tenant']['slug']}/invitations"
+    link = (await control.call("POST", path, owner.token, {"email": person.email, "role": "auditor"})).json()["link"]
+    sign_in = {"email": person.email, "password": "it is quite wrong"}
+    doors = (
+        ("POST", "/v1/tokens", sign_in, ""),
+        ("POST", "/v1/signup", {**sign_in, "slug": "some-slug"}, ""),
+        ("POST", "/v1/invitations/accept", {"secret": link.partition("#")[2], "password": "it is quite wrong"}, ""),
+        ("PUT", "/v1/me/password", {"current": "it is quite wrong", "new": "another good password"}, person.token),
+    )
+
+    async def fail_at_all() -> list[dict]:
+        for method, where, body, token in doors:
+            assert (await control.call(method, where, token, body)).status_code == 401, where
+        query = "SELECT detail FROM audit_events WHERE action = 'session.fail' AND target = $1 ORDER BY seq"
+        rows = await as_owner(control.settings.database_url, query, person.id)
+        return [json.loads(row["detail"]) for row in rows]
+
+    assert await fail_at_all() == [{"door": "sign-in", "failures": 1}]
+    monkeypatch.setattr("trunkline.tenants.failures.EVERY", 0.0)
+    assert [row["door"] for row in (await fail_at_all())[1:]] == ["sign-in", "sign-up", "invitation", "password"]
+    assert [row["failures"] for row in await fail_at_all()][:2] == [1, 4]
 
 
 async def test_guessing_is_slowed_down_for_the_address_and_for_the_account(control: ControlRig) -> None:

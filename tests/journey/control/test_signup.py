@@ -129,6 +129,15 @@ async def test_where_signing_up_is_by_invitation_a_code_lets_one_in_once(control
     assert (await rig.call("POST", "/v1/signup", json=body(code=named, email=mine))).status_code == 201
 
 
+async def test_whoever_has_no_good_code_does_not_learn_who_has_an_account(control: ControlRig) -> None:
+    _, person = await control.sign_up()
+    rig = ControlRig(control.platform, await control.platform.api(signup="invite"))
+    emails = (person.email, "nobody-at-all@example.com")
+    answers = [await rig.call("POST", "/v1/signup", json=body(code="tlc_guess", email=email)) for email in emails]
+    assert [answer.status_code for answer in answers] == [403, 403]
+    assert answers[0].json()["detail"] == answers[1].json()["detail"]
+
+
 async def test_an_address_signs_up_only_so_often(control: ControlRig) -> None:
     rig = ControlRig(control.platform, await control.platform.api(signup_rate=2.0, redis_prefix="throttled:"))
     answers = [(await rig.call("POST", "/v1/signup", json=body(slug="admin"))).status_code for _ in range(3)]
