@@ -7,6 +7,7 @@ import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any
 
 import httpx2
 from tests.journey.conftest import Platform, platform_on
@@ -23,6 +24,7 @@ from trunkline.tenants.operators import Operators
 from trunkline.tenants.passwords import Passwords
 from trunkline.tenants.roles import ROLES, Role
 from trunkline.tenants.tenants import DIRECTORY, read
+from trunkline.tenants.users import Users
 
 PASSWORD = "correct horse battery staple"
 FREE = {"sign_in_rate": 100_000.0, "account_rate": 100_000.0, "signup_rate": 100_000.0, "control_rate": 100_000.0}
@@ -135,6 +137,20 @@ class ControlRig:
             secret, _, _ = await self.platform.keys.issue_in(session, tenant, wanted, CLI)
         await database.aclose()
         return secret
+
+    async def reset(self, email: str) -> str:
+        """The secret of a password reset, as the command line gives it out."""
+        secret, _ = await self.user("reset", email)
+        return secret
+
+    async def user(self, command: str, email: str) -> Any:
+        """What the command line does with an account: `disable`, `enable`, `reset`."""
+        database = Database(self.settings.database_url, process="test")
+        settings, throttle = self.settings, RedisThrottle(self.platform.redis)
+        users = Users(settings, database, throttle, Passwords(fast=True), Recorder(settings.secret_key))
+        done = await getattr(users, command)(email)
+        await database.aclose()
+        return done
 
     async def operator(self, email: str = "") -> Person:
         """An operator, with a token."""

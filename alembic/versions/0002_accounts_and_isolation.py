@@ -87,9 +87,20 @@ GRANTS = {
     "memberships": ALL,
     "invitations": ALL,
     "signup_codes": ALL,
+    "password_resets": ALL,
     "operators": ALL,
     "sign_ins": ALL,
 }
+MADE = (
+    "users",
+    "passwords",
+    "memberships",
+    "invitations",
+    "signup_codes",
+    "password_resets",
+    "operators",
+    "sign_ins",
+)
 MEMBER = "EXISTS (SELECT FROM memberships m WHERE m.user_id = users.id AND m.tenant_id = (SELECT trunkline_tenant()))"
 POLICIES = (
     isolate(
@@ -121,6 +132,7 @@ POLICIES = (
     isolate("memberships", tasks={"account": "SELECT", "signup": "SELECT, INSERT", "operator": "SELECT"}),
     isolate("invitations", tasks={"account": "SELECT"}),
     isolate("signup_codes", tenant=None, tasks={"signup": "SELECT, UPDATE", "account": "SELECT", "operator": "ALL"}),
+    isolate("password_resets", tenant=None, tasks={"account": "ALL"}),
     isolate("operators", tenant=None, tasks={"account": "SELECT", "operator": "ALL"}),
     isolate("sign_ins", tenant=None, tasks={"account": "ALL", "signup": "SELECT, INSERT", "operator": "ALL"}),
 )
@@ -201,6 +213,14 @@ def create_accounts() -> None:
         sa.Column("used_at", TIME),
     )
     op.create_table(
+        "password_resets",
+        sa.Column("user_id", sa.Uuid, sa.ForeignKey("users.id", ondelete="CASCADE"), primary_key=True),
+        sa.Column("digest", sa.LargeBinary, nullable=False, unique=True),
+        sa.Column("created_by", sa.Text, nullable=False),
+        sa.Column("created_at", TIME, nullable=False, server_default=NOW),
+        sa.Column("expires_at", TIME, nullable=False),
+    )
+    op.create_table(
         "operators",
         sa.Column("id", sa.Uuid, primary_key=True),
         sa.Column("email", sa.Text, nullable=False, unique=True),
@@ -232,7 +252,7 @@ def downgrade() -> None:
     for table in reversed(GRANTS):
         for statement in release(table):
             op.execute(statement)
-    for table in ("sign_ins", "operators", "signup_codes", "invitations", "memberships", "passwords", "users"):
+    for table in reversed(MADE):
         op.drop_table(table)
     op.execute("ALTER FUNCTION ensure_audit_partitions(integer) SECURITY INVOKER RESET ALL")
     op.execute("GRANT EXECUTE ON FUNCTION ensure_audit_partitions(integer) TO PUBLIC")

@@ -49,3 +49,15 @@ def test_the_table_of_permissions_is_printed(trunkline):  # noqa: F811
         assert {role: row[role] for role in ROLES} == {
             role: row["permission"] in allowed for role, allowed in ROLES.items()
         }
+
+
+def test_an_operator_gets_a_new_password(trunkline, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{PASSWORD}\nanother {PASSWORD}\nshort\n"))
+    trunkline("operator", "create", "root@example.com", "--password-stdin")
+    assert PASSWORD not in trunkline("operator", "password", "root@example.com", "--password-stdin")
+    trunkline("operator", "password", "root@example.com", "--password-stdin", code=2)
+
+
+def test_users_are_locked_unlocked_and_get_a_new_password(trunkline):  # noqa: F811
+    for command in ("disable", "enable", "reset"):
+        assert "no user" in trunkline("user", command, "nobody@example.com", code=1)

@@ -27,6 +27,7 @@ PLATFORM = uuid.UUID(int=0)
 OF_NO_TENANT = {
     "hosted_toolsets": True,
     "operators": False,
+    "password_resets": False,
     "passwords": False,
     "sign_ins": False,
     "signing_keys": True,

@@ -108,7 +108,7 @@ async def test_passwords_and_sign_ins_are_seen_by_no_tenant(database: Database, 
         )
         await session.execute(text("INSERT INTO passwords (user_id, hash) SELECT id, 'x' FROM users"))
     async with database.transaction(tenant_scope(tenants[0])) as session:
-        for table in ("passwords", "sign_ins", "users", "operators", "signup_codes"):
+        for table in ("passwords", "password_resets", "sign_ins", "users", "operators", "signup_codes"):
             assert await session.scalar(text(f"SELECT count(*) FROM {table}")) == 0
 
 

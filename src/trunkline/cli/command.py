@@ -10,7 +10,20 @@ from typing import Annotated, NoReturn
 import typer
 
 from trunkline import __version__
-from trunkline.cli import audit, calls, keys, members, operators, parked, processes, signing, tenants, toolsets, usage
+from trunkline.cli import (
+    audit,
+    calls,
+    keys,
+    members,
+    operators,
+    parked,
+    processes,
+    signing,
+    tenants,
+    toolsets,
+    usage,
+    users,
+)
 from trunkline.cli.output import say_error
 from trunkline.errors import TrunklineError, UsageError
 
@@ -32,6 +45,7 @@ app.add_typer(toolsets.app, name="toolset")
 app.add_typer(keys.app, name="key")
 app.add_typer(parked.app, name="calls")
 app.add_typer(members.app, name="member")
+app.add_typer(users.app, name="user")
 app.add_typer(operators.app, name="operator")
 app.add_typer(operators.codes, name="signup-code")
 app.add_typer(signing.app, name="signing")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from trunkline.tenants.operators import Operators
     from trunkline.tenants.rotation import SigningKeys
     from trunkline.tenants.tenants import Tenants
+    from trunkline.tenants.users import Users
 
 Result = TypeVar("Result")
 
@@ -64,6 +65,16 @@ class Deployment:
 
         recorder = Recorder(self.settings.secret_key)
         return Members(self.settings, self.database, RedisThrottle(self.redis), Passwords(), recorder)
+
+    def users(self) -> Users:
+        """People's accounts; imported by the commands that need them alone."""
+        from trunkline.audit.record import Recorder
+        from trunkline.streams.throttle import RedisThrottle
+        from trunkline.tenants.passwords import Passwords
+        from trunkline.tenants.users import Users
+
+        recorder = Recorder(self.settings.secret_key)
+        return Users(self.settings, self.database, RedisThrottle(self.redis), Passwords(), recorder)
 
     def signing(self) -> SigningKeys:
         """The keys that sign API keys."""

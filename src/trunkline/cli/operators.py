@@ -16,25 +16,23 @@ app = typer.Typer(help=f"Operators of the deployment. {WHERE}", rich_markup_mode
 codes = typer.Typer(help=f"Codes that let people sign up. {WHERE}", rich_markup_mode=None)
 
 Email = Annotated[str, typer.Argument(metavar="EMAIL", help="The email address, which names the operator.")]
+PasswordStdin = Annotated[
+    bool, typer.Option("--password-stdin", help="Read the password from standard input instead of asking.")
+]
 
 
 @app.command()
 def create(
     email: Email,
     name: Annotated[str, typer.Option(help="A name for people.")] = "",
-    password_stdin: Annotated[
-        bool, typer.Option("--password-stdin", help="Read the password from standard input instead of asking.")
-    ] = False,
+    password_stdin: PasswordStdin = False,
 ) -> None:
     """Make an operator, who signs in at /v1/operator/sessions.
 
     There is none from the start. The password is asked for twice, and shown nowhere.
     """
-    if password_stdin:
-        password = sys.stdin.readline().rstrip("\r\n")
-    else:
-        password = typer.prompt("Password (12 characters or more)", hide_input=True, confirmation_prompt=True)
-    made = change(lambda there: there.operators().create(email, name, password))
+    chosen = _password(password_stdin)
+    made = change(lambda there: there.operators().create(email, name, chosen))
     typer.echo(f"Made operator {made.email}.")
 
 
@@ -54,6 +52,23 @@ def disable(email: Email) -> None:
     """
     change(lambda there: there.operators().disable(email))
     typer.echo(f"Disabled operator {email}.")
+
+
+@app.command()
+def password(email: Email, password_stdin: PasswordStdin = False) -> None:
+    """Give an operator a new password; their sign-ins end at once.
+
+    The password is asked for twice, and shown nowhere.
+    """
+    chosen = _password(password_stdin)
+    change(lambda there: there.operators().set_password(email, chosen))
+    typer.echo(f"Changed the password of operator {email}.")
+
+
+def _password(from_stdin: bool) -> str:
+    if from_stdin:
+        return sys.stdin.readline().rstrip("\r\n")
+    return str(typer.prompt("Password (12 characters or more)", hide_input=True, confirmation_prompt=True))
 
 
 @codes.callback()

@@ -69,6 +69,19 @@ class InvitationRow(Base):
     revoked_at: Mapped[datetime | None]
 
 
+class PasswordResetRow(Base):
+    """The one way in which somebody may choose a new password without the old one; deleted when it is used."""
+
+    __tablename__ = "password_resets"
+
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), primary_key=True)
+    digest: Mapped[bytes] = mapped_column(unique=True)
+    """SHA-256 of the secret, which is nowhere."""
+    created_by: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    expires_at: Mapped[datetime]
+
+
 class SignupCodeRow(Base):
     """A code with which somebody may sign up once, where signing up is by invitation."""
 

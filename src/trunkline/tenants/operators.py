@@ -130,6 +130,24 @@ class Operators:
                 await self._recorder.record(session, PLATFORM, "operator.disable", by=by, target=row.id)
             return _operator(row)
 
+    async def set_password(self, email: str, password: str, *, by: By = CLI) -> Operator:
+        """Give an operator a new password; all their sign-ins end.
+
+        Raises:
+            NotFound: there is none with that email.
+            UsageError: the password breaks a rule.
+        """
+        email = email.strip().lower()
+        hashed = await self._passwords.hash(check_password(password, email))
+        async with self._database.transaction(_OPERATOR) as session:
+            row = await session.scalar(select(OperatorRow).where(OperatorRow.email == email))
+            if row is None:
+                raise NotFound(f"There is no operator {email!r}.")
+            row.password_hash = hashed
+            await session.execute(delete(SignInRow).where(SignInRow.operator_id == row.id))
+            await self._recorder.record(session, PLATFORM, "operator.password", by=by, target=row.id)
+            return _operator(row)
+
     async def sign_in(self, email: str, password: str, kind: SignInKind, by: By) -> tuple[str, SignIn]:
         """The secret of a new sign-in of an operator, told this once, and what is known of it.
 

@@ -54,6 +54,13 @@ async def invitation(rig: ControlRig, place: Place) -> Params:
     return {"invitation": made["id"], "secret": made["link"].partition("#")[2]}
 
 
+async def reset(rig: ControlRig, _place: Place) -> Params:
+    """For somebody of their own, whose sign-ins end."""
+    await calm(rig)
+    _, person = await rig.sign_up()
+    return {"secret": await rig.reset(person.email)}
+
+
 async def member(rig: ControlRig, place: Place) -> Params:
     await calm(rig)
     return {"user": (await rig.join(place.slug, place.owner, "developer")).id}
@@ -186,6 +193,9 @@ SAMPLES: Mapping[tuple[str, str], Sample] = {
     ("GET", "/v1/tenants/{tenant}/invitations"): Sample(),
     ("POST", "/v1/tenants/{tenant}/invitations"): Sample(body=lambda _: {"email": email(), "role": "auditor"}),
     ("DELETE", "/v1/tenants/{tenant}/invitations/{invitation}"): Sample(invitation, own=("invitation",)),
+    ("POST", "/v1/password-resets/accept"): Sample(
+        reset, lambda made: {"secret": made["secret"], "password": "another " + PASSWORD}
+    ),
     ("POST", "/v1/invitations/accept"): Sample(
         invitation, lambda made: {"secret": made["secret"], "name": "Bob", "password": PASSWORD}
     ),

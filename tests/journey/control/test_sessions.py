@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
@@ -225,3 +226,38 @@ async def test_each_caller_has_an_allowance_of_its_own(control: ControlRig) -> N
     assert left[-1].headers["ratelimit"].startswith('"control";r=0;')
     assert int(left[-1].headers["retry-after"]) > 0
     assert (await rig.call("GET", "/v1/me", other.token)).status_code == 200
+
+
+async def test_a_forgotten_password_is_chosen_anew_once_and_ends_every_sign_in(control: ControlRig) -> None:
+    _, person = await control.sign_up()
+    void, secret = await control.reset(person.email), await control.reset(person.email)
+
+    async def accept(secret: str, password: str) -> int:
+        body = {"secret": secret, "password": password}
+        return (await control.call("POST", "/v1/password-resets/accept", json=body)).status_code
+
+    assert await accept(void, "another " + PASSWORD) == 404
+    assert await accept(secret, person.email) == 422
+    both = await asyncio.gather(*(accept(secret, "another " + PASSWORD) for _ in range(2)))
+    assert sorted(both) == [204, 404]
+    assert (await control.call("GET", "/v1/me", person.token)).status_code == 401
+    assert await control.token(person.email, "another " + PASSWORD)
+    rows = await as_owner(control.settings.database_url, "SELECT digest FROM password_resets", task="account")
+    assert rows == []
+
+
+async def test_somebody_who_is_disabled_is_nobody_until_they_are_enabled(control: ControlRig) -> None:
+    _, person = await control.sign_up()
+    secret = await control.reset(person.email)
+    await control.user("disable", person.email)
+    assert (await control.call("GET", "/v1/me", person.token)).status_code == 401
+    right = {"email": person.email, "password": PASSWORD}
+    assert (await control.call("POST", "/v1/tokens", json=right)).status_code == 401
+    body = {"secret": secret, "password": "another " + PASSWORD}
+    assert (await control.call("POST", "/v1/password-resets/accept", json=body)).status_code == 404
+    await control.user("enable", person.email)
+    assert await control.token(person.email)
+    query = "SELECT action FROM audit_events WHERE tenant_id = $1 AND target = $2 ORDER BY seq"
+    rows = await as_owner(control.settings.database_url, query, "0" * 32, person.id)
+    told = [row["action"] for row in rows if row["action"] != "session.fail"]
+    assert told[-3:] == ["password.reset", "user.disable", "user.enable"]

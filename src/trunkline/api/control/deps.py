@@ -36,6 +36,7 @@ from trunkline.tenants.people import Moment
 from trunkline.tenants.quotas import QuotaSeeder
 from trunkline.tenants.rotation import SigningKeys
 from trunkline.tenants.tenants import Tenants
+from trunkline.tenants.users import Users
 from trunkline.tenants.verify import Verifier
 
 Item = TypeVar("Item")
@@ -57,6 +58,7 @@ class Control:
     accounts: Accounts
     members: Members
     operators: Operators
+    users: Users
     signing: SigningKeys
     quotas: QuotaSeeder
     configs: Configs
@@ -101,6 +103,7 @@ class Control:
             accounts=Accounts(settings, database, throttle, tenants, keys, passwords, recorder),
             members=Members(settings, database, throttle, passwords, recorder),
             operators=Operators(settings, database, throttle, passwords, recorder),
+            users=Users(settings, database, throttle, passwords, recorder),
             signing=SigningKeys(settings, database, redis, recorder),
             quotas=QuotaSeeder(redis, database, settings.secret_key),
             configs=Configs(settings, database, redis, recorder),

@@ -71,6 +71,13 @@ class PasswordBody(Body):
     new: NewPassword
 
 
+class ResetBody(Body):
+    """The secret of a password reset, and the password to come."""
+
+    secret: str = Field(min_length=1, max_length=256, description="What stands behind the `#` of the link.")
+    password: NewPassword
+
+
 @router.post("/v1/sessions", status_code=201, responses=responses())
 async def sign_in(body: SignInBody, request: Request, response: Response, control: ControlDep) -> SessionAnswer:
     """Sign in by cookie, for pages. Whoever changes something by cookie sends `X-CSRF-Token`, too."""
@@ -158,6 +165,12 @@ async def change_me(body: MeBody, control: ControlDep, actor: User) -> UserAnswe
 async def change_password(body: PasswordBody, control: ControlDep, actor: User) -> None:
     """Change one's password; every other sign-in ends."""
     await control.accounts.change_password(_signed_in(actor), body.current, body.new, actor.by)
+
+
+@router.post("/v1/password-resets/accept", status_code=204, responses=responses())
+async def accept_reset(body: ResetBody, request: Request, control: ControlDep) -> None:
+    """Choose a new password by the secret that an operator gave out; every sign-in ends."""
+    await control.users.accept_reset(body.secret, body.password, by_nobody(request))
 
 
 def _signed_in(actor: Actor) -> SignIn:
