@@ -1,8 +1,13 @@
-"""How many keys a tenant may have: every pod holds the revoked ones in memory until they expire."""
+"""Keys of a tenant, taken together: how many there may be, and those that a member leaves behind.
+
+Every pod holds the revoked ones in memory until they expire.
+"""
 
 from __future__ import annotations
 
-from sqlalchemy import func, select
+from datetime import datetime
+
+from sqlalchemy import func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from trunkline.errors import Conflict
@@ -24,3 +29,21 @@ async def check_room(session: AsyncSession, tenant_id: str, most: int) -> None:
             f"The tenant has {most} keys that have not expired, revoked ones included, and may have no more; wait "
             "until some expire, and give keys shorter lives."
         )
+
+
+async def revoke_issued(session: AsyncSession, tenant_id: str, issuer: str, now: datetime) -> list[KeyRow]:
+    """Revoke the keys that `issuer` (`user:<id>`) issued and that are good still, in the caller's transaction.
+
+    Their events, and telling the pods, are the caller's.
+    """
+    query = select(KeyRow).where(
+        KeyRow.tenant_id == tenant_id,
+        KeyRow.created_by == issuer,
+        KeyRow.expires_at > now,
+        or_(KeyRow.revoked_at.is_(None), KeyRow.revoked_at > now),
+    )
+    rows = list(await session.scalars(query.order_by(KeyRow.id).with_for_update()))
+    for row in rows:
+        row.revoked_at = now
+    await session.flush()
+    return rows

@@ -18,10 +18,12 @@ from trunkline.settings import Settings
 from trunkline.streams.throttle import RedisThrottle
 from trunkline.tenants.account_tables import InvitationRow, MembershipRow, UserRow
 from trunkline.tenants.accounts import add_user, known, user_of
+from trunkline.tenants.announce import RevokedKey
 from trunkline.tenants.failures import Failures
+from trunkline.tenants.key_room import revoke_issued
 from trunkline.tenants.passwords import Passwords, check_password
 from trunkline.tenants.people import Doors, Moment, User, behind, check_email
-from trunkline.tenants.roles import Role, may_make
+from trunkline.tenants.roles import ROLES, Role, may_make
 from trunkline.tenants.settable import check_name
 from trunkline.tenants.sign_ins import SignIn, SignIns, digest_of, random_text
 
@@ -106,25 +108,44 @@ class Members:
         return _member(found[0], found[1])
 
     async def set_role(self, tenant_id: str, user_id: str, role: Role, maker: Role, by: By) -> Member:
-        """Give a member another role; `maker` is that of whoever does it."""
+        """Give a member another role; `maker` is that of whoever does it.
+
+        Who may do less from then on leaves no invitation behind that waits.
+        """
         async with self._database.transaction(tenant_scope(tenant_id)) as session:
             membership, user = await _read(session, tenant_id, user_id)
             await _check_change(session, membership, role, maker)
             was, membership.role = membership.role, role
             if was != role:
-                detail = {"from": was, "to": role}
+                await session.flush()
+                detail: dict[str, object] = {"from": was, "to": role}
+                if was == "owner" or "members:manage" not in ROLES[role]:
+                    detail["void_invitations"] = await _void_made_by(session, tenant_id, user_id)
                 await self._recorder.record(session, tenant_id, "member.role", by=by, target=user_id, detail=detail)
             return _member(membership, user)
 
-    async def remove(self, tenant_id: str, user_id: str, maker: Role, by: By) -> None:
-        """Take a member out of the tenant; the account stays."""
+    async def remove(
+        self, tenant_id: str, user_id: str, maker: Role, by: By, *, revoke_keys: bool = False
+    ) -> list[RevokedKey]:
+        """Take a member out of the tenant, or let them leave; the account stays. Invitations that they made are void.
+
+        Returns:
+            The keys that were revoked with that, which the pods are yet to be told.
+        """
+        leaving = (by.kind, by.id) == ("user", user_id)
         async with self._database.transaction(tenant_scope(tenant_id)) as session:
             membership, _ = await _read(session, tenant_id, user_id)
-            await _check_change(session, membership, None, maker)
-            detail = {"role": membership.role}
+            await _check_change(session, membership, None, "owner" if leaving else maker)
             await session.delete(membership)
             await session.flush()
+            void, now = await _void_made_by(session, tenant_id, user_id), utcnow()
+            keys = await revoke_issued(session, tenant_id, f"user:{user_id}", now) if revoke_keys else []
+            detail = {"role": membership.role, "void_invitations": void, "revoked_keys": len(keys)}
+            for key in keys:
+                told = {"name": key.name, "refused_from": now.isoformat()}
+                await self._recorder.record(session, tenant_id, "key.revoke", by=by, target=key.id, detail=told)
             await self._recorder.record(session, tenant_id, "member.remove", by=by, target=user_id, detail=detail)
+        return [RevokedKey(key.id, now.timestamp(), key.expires_at.timestamp()) for key in keys]
 
     async def invite(self, tenant_id: str, email: str, role: Role, maker: Role, by: By) -> tuple[str, Invitation]:
         """An invitation with its secret, which is told this once; one that the address had before is void.
@@ -250,6 +271,12 @@ def _waiting() -> tuple[ColumnElement[bool], ...]:
 
 def _void(tenant_id: str) -> Update:
     return update(InvitationRow).where(InvitationRow.tenant_id == tenant_id, *_waiting())
+
+
+async def _void_made_by(session: AsyncSession, tenant_id: str, user_id: str) -> int:
+    """Make the invitations of a member that wait void; how many there were."""
+    made = _void(tenant_id).where(InvitationRow.created_by == f"user:{user_id}").values(revoked_at=utcnow())
+    return len((await session.scalars(made.returning(InvitationRow.id))).all())
 
 
 async def _read(session: AsyncSession, tenant_id: str, user_id: str) -> tuple[MembershipRow, UserRow]:

@@ -144,6 +144,50 @@ async def test_who_is_removed_sees_nothing_from_then_on(control: ControlRig) -> 
     assert gone.json()["detail"] == never.json()["detail"]
 
 
+async def test_who_is_removed_or_may_do_less_leaves_no_invitation_behind(control: ControlRig) -> None:
+    made, owner = await control.sign_up()
+    slug = made["tenant"]["slug"]
+    leaving, lowered = await control.join(slug, owner, "admin"), await control.join(slug, owner, "admin")
+    secret_of: dict[str, str] = {}
+    for who, person in (("leaving", leaving), ("lowered", lowered), ("owner", owner)):
+        body = {"email": f"{who}-friend@example.com", "role": "admin"}
+        link = (await control.call("POST", invitations(slug), person.token, body)).json()["link"]
+        secret_of[who] = link.partition("#")[2]
+    lower = await control.call("PATCH", f"{members(slug)}/{lowered.id}", owner.token, {"role": "auditor"})
+    assert lower.status_code == 200
+    assert (await control.call("DELETE", f"{members(slug)}/{leaving.id}", owner.token)).status_code == 204
+    for who, status in (("leaving", 404), ("lowered", 404), ("owner", 201)):
+        body = {"secret": secret_of[who], "name": who, "password": PASSWORD}
+        assert (await control.call("POST", "/v1/invitations/accept", json=body)).status_code == status, who
+
+
+async def test_the_keys_of_who_is_removed_go_on_unless_they_are_to_be_revoked(control: ControlRig) -> None:
+    made, owner = await control.sign_up()
+    slug = made["tenant"]["slug"]
+    keys = f"/v1/tenants/{slug}/keys"
+    states = []
+    for query in ("", "?revoke_keys=true"):
+        guest = await control.join(slug, owner, "developer")
+        issued = (await control.call("POST", keys, guest.token, {"name": "theirs"})).json()["key"]["id"]
+        assert (await control.call("DELETE", f"{members(slug)}/{guest.id}{query}", owner.token)).status_code == 204
+        states.append((await control.call("GET", f"{keys}/{issued}", owner.token)).json()["state"])
+    assert states == ["active", "revoked"]
+    mine = (await control.call("GET", f"{keys}/{made['key']['key']['id']}", owner.token)).json()
+    assert mine["state"] == "active"
+
+
+async def test_everybody_may_leave_but_the_last_owner(control: ControlRig) -> None:
+    made, owner = await control.sign_up()
+    slug = made["tenant"]["slug"]
+    for role in ("auditor", "developer", "admin"):
+        guest, other = await control.join(slug, owner, role), await control.join(slug, owner, "owner")
+        assert (await control.call("DELETE", f"{members(slug)}/{other.id}", guest.token)).status_code == 403
+        assert (await control.call("DELETE", f"{members(slug)}/{guest.id}", guest.token)).status_code == 204
+        assert (await control.call("GET", members(slug), guest.token)).status_code == 404
+        assert (await control.call("DELETE", f"{members(slug)}/{other.id}", other.token)).status_code == 204
+    assert (await control.call("DELETE", f"{members(slug)}/{owner.id}", owner.token)).status_code == 409
+
+
 async def test_members_come_in_pages_whose_cursors_are_the_callers_own(control: ControlRig) -> None:
     made, owner = await control.sign_up()
     slug = made["tenant"]["slug"]

@@ -6,7 +6,7 @@ import contextlib
 from datetime import datetime
 from typing import Annotated
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
@@ -27,9 +27,17 @@ from trunkline.api.control.deps import (
     link_next,
 )
 from trunkline.api.control.idempotency import once
-from trunkline.api.control.principal import Actor, allowed, by_nobody, cookies_work, set_cookie
+from trunkline.api.control.principal import (
+    Actor,
+    allowed,
+    allowed_or_self,
+    by_nobody,
+    cookies_work,
+    set_cookie,
+)
 from trunkline.api.control.problems import responses
 from trunkline.errors import Forbidden, Unavailable
+from trunkline.tenants.announce import Announcer
 from trunkline.tenants.members import Invitation, Member
 from trunkline.tenants.roles import Role
 
@@ -114,9 +122,21 @@ async def change_member(tenant: Slug, user: Id, body: RoleBody, control: Control
 
 
 @router.delete("/v1/tenants/{tenant}/members/{user}", status_code=204, responses=responses(409))
-async def remove_member(tenant: Slug, user: Id, control: ControlDep, actor: Manager) -> None:
-    """Take a member out of the tenant. Keys that they issued go on."""
-    await control.members.remove(actor.tenant_id, user, _role(actor), actor.by)
+async def remove_member(
+    tenant: Slug,
+    user: Id,
+    control: ControlDep,
+    actor: Annotated[Actor, allowed_or_self("members:manage")],
+    revoke_keys: Annotated[bool, Query(description="Whether the keys that they issued are revoked, too.")] = False,
+) -> None:
+    """Take a member out of the tenant, or leave it oneself. An owner stays.
+
+    Invitations that they made and nobody has taken up are void. Keys that they issued go on, unless they are to be
+    revoked with `revoke_keys`; which these are is in `created_by` of the keys.
+    """
+    revoked = await control.members.remove(actor.tenant_id, user, _role(actor), actor.by, revoke_keys=revoke_keys)
+    if revoked:
+        await Announcer(control.redis).keys_revoked(revoked)
 
 
 @router.get("/v1/tenants/{tenant}/invitations", responses=responses())

@@ -164,6 +164,18 @@ def allowed(permission: Permission) -> Any:
     return Depends(_marked(check, permission))
 
 
+def allowed_or_self(permission: Permission) -> Any:
+    """Depends: the actor, if the route's tenant lets it do that, or the path's `{user}` is who it is."""
+
+    async def check(request: Request, tenant: str, user: str) -> Actor:
+        actor = await tenant_actor(request, tenant)
+        if (actor.by.kind, actor.by.id) != ("user", user):
+            actor.require(permission)
+        return actor
+
+    return Depends(_marked(check, permission))
+
+
 def _marked(depends: Callable[..., Awaitable[Actor]], permission: str) -> Callable[..., Awaitable[Actor]]:
     depends.permission = permission  # type: ignore[attr-defined]
     return depends
