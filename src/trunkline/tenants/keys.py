@@ -141,10 +141,10 @@ class Keys:
         )
         return await self.issue_wanted(slug, wanted, by)
 
-    async def issue_wanted(self, slug: str, wanted: Wanted, by: By) -> tuple[str, KeyRecord]:
-        """The same, of what was checked already."""
+    async def issue_wanted(self, slug: str, wanted: Wanted, by: By, tenant_id: str = "") -> tuple[str, KeyRecord]:
+        """The same, of what was checked already; with an id, of that tenant alone, whoever has its name by now."""
         async with self._database.transaction(DIRECTORY) as session:
-            tenant = await read(session, slug)
+            tenant = await read(session, slug, tenant_id=tenant_id)
             token, row, published = await self.issue_in(session, tenant, wanted, by)
         await self.publish(published)
         return token, record_of(row)

@@ -23,7 +23,7 @@ from trunkline.tenants import snapshot
 from trunkline.tenants.announce import Announcer, RevokedKey
 from trunkline.tenants.emergency import written
 from trunkline.tenants.limits import Quotas
-from trunkline.tenants.model import Tenant, check_slug
+from trunkline.tenants.model import Tenant, check_slug, is_label
 from trunkline.tenants.quotas import month_of
 from trunkline.tenants.settable import check_name, parse_changes
 from trunkline.tenants.tables import KeyRow, TenantRow, ToolsetRow
@@ -36,15 +36,17 @@ async def find(session: AsyncSession, slug: str) -> TenantRow | None:
     return await session.scalar(select(TenantRow).where(TenantRow.slug == slug))
 
 
-async def read(session: AsyncSession, slug: str, *, to_change: bool = False) -> TenantRow:
+async def read(session: AsyncSession, slug: str, *, to_change: bool = False, tenant_id: str = "") -> TenantRow:
     """The tenant of that name, for which the transaction acts from here on; it began as `directory` or the like.
 
     Nobody else changes the tenant within this transaction when it is read `to_change`.
 
     Raises:
-        TenantNotFound: there is none.
+        TenantNotFound: there is none; or it is not the one of that id, which had the name before.
     """
-    row = await find(session, slug)
+    row = await find(session, slug) if is_label(slug) else None
+    if row is not None and tenant_id not in {"", row.id}:
+        row = None
     if row is not None:
         await act_for(session, row.id)
         if to_change:
@@ -107,6 +109,8 @@ DIRECTORY: Final = task_scope("directory")
 
 class Tenants:
     """What is done with tenants. Each method is one transaction, with its audit event, and then tells every pod.
+
+    Where a method takes a tenant's id besides its name, it is that tenant or none: another may have the name by now.
 
     Raises, from every method that changes something:
         TenantNotFound: there is no such tenant.
@@ -181,13 +185,13 @@ class Tenants:
                 of[toolset.tenant_id].append(toolset)
         return [self.shown(row, of[row.id]) for row in rows]
 
-    async def get(self, slug: str) -> Tenant:
+    async def get(self, slug: str, *, tenant_id: str = "") -> Tenant:
         """The tenant as Postgres has it."""
         async with self._database.transaction(DIRECTORY) as session:
-            row = await read(session, slug)
+            row = await read(session, slug, tenant_id=tenant_id)
             return self._tenant(snapshot.encode(row, await toolsets_of(session, row.id)))
 
-    async def set(self, slug: str, changes: Mapping[str, str], *, by: By = CLI) -> Tenant:
+    async def set(self, slug: str, changes: Mapping[str, str], *, by: By = CLI, tenant_id: str = "") -> Tenant:
         """Change what `settable` names; `default` takes a limit back to the deployment's default.
 
         Raises:
@@ -202,7 +206,7 @@ class Tenants:
             return True
 
         action = "tenant.update" if values.keys() & {"name", "access"} else "limits.set"
-        changed = await self._change(slug, change, action, by, detail=dict(changes))
+        changed = await self._change(slug, change, action, by, detail=dict(changes), tenant_id=tenant_id)
         if any(name.startswith("monthly_") for name in values):
             await self._use.forget(changed.id, month_of(self._clock.now()))
         return changed
@@ -255,24 +259,28 @@ class Tenants:
         """Serve its clients again."""
         return await self._set_status(slug, "active", "tenant.resume", reason, by)
 
-    async def enable(self, slug: str, toolset: str, *, by: By = CLI) -> Tenant:
+    async def enable(self, slug: str, toolset: str, *, by: By = CLI, tenant_id: str = "") -> Tenant:
         """Switch a toolset on; one that was on before takes its old place again. Clients hear that lists changed."""
         check_name(toolset)
-        return await self._switch(slug, toolset, by, on=True)
+        return await self._switch(slug, toolset, by, on=True, tenant_id=tenant_id)
 
-    async def disable(self, slug: str, toolset: str, *, by: By = CLI) -> Tenant:
+    async def disable(self, slug: str, toolset: str, *, by: By = CLI, tenant_id: str = "") -> Tenant:
         """Switch a toolset off. Its clients hear that lists changed.
 
         Raises:
             NotFound: it never was on.
         """
-        return await self._switch(slug, toolset, by, on=False)
+        return await self._switch(slug, toolset, by, on=False, tenant_id=tenant_id)
 
-    async def delete(self, slug: str, *, by: By = CLI) -> None:
+    async def delete(self, slug: str, *, by: By = CLI, tenant_id: str = "") -> None:
         """Remove the tenant, its toolsets, members and keys, for good; its audit log stays."""
+        another = False
         try:
             async with self._database.transaction(DIRECTORY) as session:
                 row = await read(session, slug, to_change=True)
+                another = tenant_id not in {"", row.id}
+                if another:
+                    raise TenantNotFound
                 now = utcnow()
                 live = select(KeyRow).where(KeyRow.tenant_id == row.id, KeyRow.expires_at > now)
                 keys = [
@@ -285,12 +293,13 @@ class Tenants:
                 await self._recorder.record(session, row.id, "tenant.delete", by=by, target=row.id, detail=detail)
         except TenantNotFound:
             # Perhaps it was deleted while Redis was away: then Redis still has it, and this is who repairs that.
-            await self._announcer.tenant_gone(slug, "")
+            if not another:
+                await self._announcer.tenant_gone(slug, "")
             raise
         await self._announcer.tenant_gone(slug, row.id)
         await self._announcer.keys_revoked(keys)
 
-    async def _switch(self, slug: str, toolset: str, by: By, *, on: bool) -> Tenant:
+    async def _switch(self, slug: str, toolset: str, by: By, *, on: bool, tenant_id: str) -> Tenant:
         switched = False
 
         async def change(session: AsyncSession, row: TenantRow) -> bool:
@@ -299,7 +308,7 @@ class Tenants:
             return switched
 
         action = "toolset.enable" if on else "toolset.disable"
-        tenant = await self._change(slug, change, action, by, target=toolset)
+        tenant = await self._change(slug, change, action, by, target=toolset, tenant_id=tenant_id)
         if switched:
             await self._announcer.lists_changed(slug, tenant.id)
         return tenant
@@ -320,11 +329,12 @@ class Tenants:
         *,
         target: str = "",
         detail: Mapping[str, object] | None = None,
+        tenant_id: str = "",
     ) -> Tenant:
         with suppress(Unavailable, TenantNotFound):
             if (waiting := await self._emergencies.get("suspend", slug)) is not None:
                 await self.settle(waiting)
-        return await self._change_now(slug, change, action, by, target=target, detail=detail)
+        return await self._change_now(slug, change, action, by, target=target, detail=detail, tenant_id=tenant_id)
 
     async def _change_now(
         self,
@@ -335,9 +345,10 @@ class Tenants:
         *,
         target: str = "",
         detail: Mapping[str, object] | None = None,
+        tenant_id: str = "",
     ) -> Tenant:
         async with self._database.transaction(DIRECTORY) as session:
-            row = await read(session, slug, to_change=True)
+            row = await read(session, slug, to_change=True, tenant_id=tenant_id)
             changes = await change(session, row)
             row.version = await next_version(session, row.version)
             row.updated_at = utcnow()

@@ -5,6 +5,7 @@ import asyncio
 import orjson
 import pytest
 
+from trunkline.audit.by import CLI
 from trunkline.db import Database
 from trunkline.errors import Conflict, NotFound, TenantNotFound, Unavailable, UsageError
 from trunkline.settings import Settings
@@ -12,7 +13,9 @@ from trunkline.streams.client import Redis
 from trunkline.streams.revocations import Revocations
 from trunkline.streams.sessions import Owner, Sessions, new_session_id
 from trunkline.streams.snapshots import Snapshots
+from trunkline.tenants.announce import Announcer
 from trunkline.tenants.directory import TenantDirectory
+from trunkline.tenants.key_options import Wanted
 from trunkline.tenants.keys import Keys
 from trunkline.tenants.model import Limits, Tenant, ToolsetSwitch
 from trunkline.tenants.snapshot import default_limits
@@ -207,3 +210,31 @@ async def test_sessions_of_a_tenant_hear_that_its_toolsets_changed(
     heard = [orjson.loads(each.body)["method"] for each in await sessions.missed(acme.id, opened[acme.id], 0)]
     assert heard == ["notifications/tools/list_changed"] * 2
     assert await sessions.missed(other.id, opened[other.id], 0) == []
+
+
+async def test_who_was_let_in_by_one_tenant_changes_no_other_that_has_its_name_by_now(
+    tenants: Tenants, keys: Keys, redis: Redis
+) -> None:
+    before = await tenants.create("acme")
+    await tenants.delete("acme")
+    await tenants.create("acme")
+    known = await Announcer(redis).tenant_copy("acme")
+    wanted = Wanted.of()
+    for change in (
+        tenants.set("acme", {"name": "Mine"}, tenant_id=before.id),
+        tenants.enable("acme", "demo", tenant_id=before.id),
+        tenants.disable("acme", "demo", tenant_id=before.id),
+        tenants.delete("acme", tenant_id=before.id),
+        tenants.get("acme", tenant_id=before.id),
+        keys.issue_wanted("acme", wanted, CLI, before.id),
+    ):
+        with pytest.raises(TenantNotFound):
+            await change
+    assert (await tenants.get("acme")).name == "acme"
+    assert await Announcer(redis).tenant_copy("acme") == known
+
+
+async def test_what_cannot_be_a_name_is_nobodys(tenants: Tenants) -> None:
+    for slug in ("a\0b", "", "A", "x" * 64):
+        with pytest.raises(TenantNotFound):
+            await tenants.get(slug)

@@ -213,7 +213,7 @@ async def issue_key(tenant: Slug, body: NewKeyRequest, control: ControlDep, acto
         longest=timedelta(days=control.settings.longest_key),
     )
     await _check_grants(control, actor, wanted)
-    secret, record = await control.keys.issue_wanted(tenant, wanted, actor.by)
+    secret, record = await control.keys.issue_wanted(tenant, wanted, actor.by, actor.tenant_id)
     return _shown(control, tenant, secret, record)
 
 

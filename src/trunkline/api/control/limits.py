@@ -69,7 +69,7 @@ class LimitsAndQuotasBody(Body):
 @router.get("/v1/tenants/{tenant}/limits", responses=responses())
 async def show_limits(tenant: Slug, control: ControlDep, actor: Reader) -> LimitsAndQuotas:
     """What the tenant may use, and has used this month."""
-    return await LimitsAndQuotas.of(control, await control.tenants.get(tenant))
+    return await LimitsAndQuotas.of(control, await control.tenants.get(tenant, tenant_id=actor.tenant_id))
 
 
 @router.put("/v1/tenants/{tenant}/limits", responses=responses())

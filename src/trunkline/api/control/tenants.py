@@ -66,7 +66,7 @@ async def show_tenant(
     tenant: Slug, control: ControlDep, actor: Annotated[Actor, allowed("tenant:read")]
 ) -> TenantAnswer:
     """The tenant, its limits, and where its clients connect."""
-    return TenantAnswer.of(control.settings, await control.tenants.get(tenant))
+    return TenantAnswer.of(control.settings, await control.tenants.get(tenant, tenant_id=actor.tenant_id))
 
 
 @router.patch("/v1/tenants/{tenant}", responses=responses())
@@ -76,8 +76,9 @@ async def change_tenant(
     """Change the tenant's name, or who may call it."""
     changes = body.changes()
     if not changes:
-        return TenantAnswer.of(control.settings, await control.tenants.get(tenant))
-    return TenantAnswer.of(control.settings, await control.tenants.set(tenant, changes, by=actor.by))
+        return TenantAnswer.of(control.settings, await control.tenants.get(tenant, tenant_id=actor.tenant_id))
+    changed = await control.tenants.set(tenant, changes, by=actor.by, tenant_id=actor.tenant_id)
+    return TenantAnswer.of(control.settings, changed)
 
 
 @router.delete("/v1/tenants/{tenant}", status_code=204, responses=responses())
@@ -86,7 +87,7 @@ async def delete_tenant(
 ) -> None:
     """Remove the tenant with its members, keys and toolsets, for good. Its audit log stays with the deployment."""
     check_confirmed(tenant, body)
-    await control.tenants.delete(tenant, by=actor.by)
+    await control.tenants.delete(tenant, by=actor.by, tenant_id=actor.tenant_id)
 
 
 @router.get("/v1/tenants/{tenant}/snippets", responses=responses())

@@ -110,7 +110,7 @@ async def list_toolsets(tenant: Slug, control: ControlDep, actor: Reader) -> Too
 async def enable_toolset(tenant: Slug, name: Name, control: ControlDep, actor: Manager) -> ToolsetAnswer:
     """Switch a toolset on. Clients that are connected hear that their lists have changed."""
     await control.configs.check_hosted(name)
-    await control.tenants.enable(tenant, name, by=actor.by)
+    await control.tenants.enable(tenant, name, by=actor.by, tenant_id=actor.tenant_id)
     return await _toolset(control, actor, name)
 
 
@@ -118,7 +118,7 @@ async def enable_toolset(tenant: Slug, name: Name, control: ControlDep, actor: M
 async def disable_toolset(tenant: Slug, name: Name, control: ControlDep, actor: Manager) -> ToolsetAnswer:
     """Switch a toolset off. Its configuration stays for when it is switched on again."""
     await _toolset(control, actor, name)
-    await control.tenants.disable(tenant, name, by=actor.by)
+    await control.tenants.disable(tenant, name, by=actor.by, tenant_id=actor.tenant_id)
     return await _toolset(control, actor, name)
 
 
