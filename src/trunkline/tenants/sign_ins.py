@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final, Literal
 
@@ -21,6 +21,8 @@ SignInKind = Literal["cookie", "token"]
 TOKEN_PREFIX: Final = "tls_"  # noqa: S105 - what every token begins with
 """In front of a token, so that it is told from an API key, and found by secret scanners."""
 
+LONGEST_SIGN_IN: Final = timedelta(days=7)
+"""A cookie is good for no longer, however much it is used, unless SIGN_IN_LIFETIME is longer."""
 _SECRET_BYTES: Final = 32
 _LONGEST_SECRET: Final = 256
 _RENEW_AFTER: Final = timedelta(minutes=1)
@@ -110,8 +112,18 @@ class SignIns:
             if row is None:
                 return None
             if row.kind == "cookie" and row.last_seen_at < now - _RENEW_AFTER:
-                row.last_seen_at, row.expires_at = now, now + self._lifetime["cookie"]
+                return await self._renew(session, _sign_in(row), now)
             return _sign_in(row)
+
+    async def _renew(self, session: AsyncSession, known: SignIn, now: datetime) -> SignIn | None:
+        """The sign-in, kept for longer; None where it was ended meanwhile."""
+        lifetime = self._lifetime["cookie"]
+        until = min(now + lifetime, known.created_at + max(LONGEST_SIGN_IN, lifetime))
+        query = update(SignInRow).where(SignInRow.digest == bytes.fromhex(known.id))
+        query = query.values(last_seen_at=now, expires_at=until).execution_options(synchronize_session=False)
+        if await session.scalar(query.returning(SignInRow.kind)) is None:
+            return None
+        return replace(known, last_seen_at=now, expires_at=until)
 
     async def of_user(self, user_id: str) -> list[SignIn]:
         """Where a user is signed in, latest first."""

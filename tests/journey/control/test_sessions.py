@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import UTC, datetime
 
+import asyncpg
 import pytest
 from tests.control import PASSWORD, ControlRig, Person
 from tests.stores import as_owner
@@ -261,3 +263,44 @@ async def test_somebody_who_is_disabled_is_nobody_until_they_are_enabled(control
     rows = await as_owner(control.settings.database_url, query, "0" * 32, person.id)
     told = [row["action"] for row in rows if row["action"] != "session.fail"]
     assert told[-3:] == ["password.reset", "user.disable", "user.enable"]
+
+
+async def age(control: ControlRig, person: Person, seen: str, made: str) -> None:
+    """As if the user's cookies had been made and used so long ago."""
+    statement = (
+        f"UPDATE sign_ins SET last_seen_at = now() - interval '{seen}', created_at = now() - interval '{made}' "
+        "WHERE user_id = $1 AND kind = 'cookie'"
+    )
+    await as_owner(control.settings.database_url, statement, person.id, task="account")
+
+
+async def test_a_cookie_that_is_used_lives_on_for_a_week_at_most(control: ControlRig) -> None:
+    _, person = await control.sign_up()
+    cookie, _ = await signed_in(control, person)
+    left = []
+    for made in ("1 day", "6 days 23 hours"):
+        await age(control, person, "2 minutes", made)
+        current = await control.call("GET", "/v1/sessions/current", cookie=cookie)
+        until = datetime.fromisoformat(current.json()["expires_at"])
+        left.append(round((until - datetime.now(UTC)).total_seconds() / 3600))
+    assert left == [12, 1]
+
+
+async def test_a_cookie_that_is_ended_while_it_is_used_is_nobodys(control: ControlRig) -> None:
+    _, person = await control.sign_up()
+    cookie, _ = await signed_in(control, person)
+    await age(control, person, "2 minutes", "1 hour")
+    connection = await asyncpg.connect(control.settings.database_url)
+    await connection.execute("SET trunkline.scope = 'account'")
+    ending = connection.transaction()
+    await ending.start()
+    await connection.execute("DELETE FROM sign_ins WHERE user_id = $1", person.id)
+    used = asyncio.create_task(control.call("GET", "/v1/me", cookie=cookie))
+    waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'UPDATE sign_ins%'"
+    for _ in range(500):
+        if await as_owner(control.settings.database_url, waiting):
+            break
+        await asyncio.sleep(0.01)
+    await ending.commit()
+    await connection.close()
+    assert (await used).status_code == 401
