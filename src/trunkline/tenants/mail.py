@@ -15,12 +15,16 @@ from trunkline.settings import Settings
 _TIMEOUT: Final = 10.0
 """Seconds that the mail server has for each step."""
 
+_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+
 
 class Mailer:
-    """Sends mail through the server of `SMTP_URL`; with STARTTLS wherever the server offers it.
+    """Sends mail through the server of `SMTP_URL`, encrypted unless that is on this machine.
+
+    Mail holds secrets, and somebody on the way could hide that the server offers STARTTLS: it must.
 
     Raises, from `send`:
-        Unavailable: the server cannot be reached, or did not take the mail.
+        Unavailable: the server cannot be reached, offers no encryption, or did not take the mail.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -48,8 +52,8 @@ class Mailer:
         )
         with server:
             server.ehlo()
-            if not secure and server.has_extn("starttls"):
-                server.starttls(context=context)
+            if not secure and (server.has_extn("starttls") or host not in _LOOPBACK):
+                server.starttls(context=context)  # raises SMTPNotSupportedError where it is not offered
             if parts.username:
                 server.login(unquote(parts.username), unquote(parts.password or ""))
             server.send_message(message)
