@@ -43,7 +43,10 @@ def migrate(database_url: str, revision: str = "head", *, used_by: str = "") -> 
     def change(config: Config) -> None:
         command.upgrade(config, revision)
         if used_by and (login := make_url(used_by).username) != make_url(database_url).username:
-            config.attributes["connection"].execute(text(f"GRANT trunkline_app TO {_quoted(login or '')}"))
+            connection = config.attributes["connection"]
+            # The login acts as the role for the length of a transaction, and has none of its rights outside of one.
+            how = " WITH INHERIT FALSE, SET TRUE" if connection.dialect.server_version_info >= (16,) else ""
+            connection.execute(text(f"GRANT trunkline_app TO {_quoted(login or '')}{how}"))
 
     asyncio.run(_change_schema(database_url, change))
 

@@ -204,15 +204,20 @@ def _event(at: datetime) -> AuditEvent:
     )
 
 
-async def test_migrating_as_the_owner_lets_the_login_of_the_pods_act_for_the_platform(database_url: str) -> None:
+@pytest.mark.parametrize("inherits", ["NOINHERIT", "INHERIT"])
+async def test_migrating_as_the_owner_lets_the_login_of_the_pods_act_for_the_platform(
+    database_url: str, inherits: str
+) -> None:
+    """It acts for the platform where it says so, and by itself may nothing: before Postgres 16, if it was made so."""
     login = f"pods_{uuid4().hex[:12]}"
-    await as_owner(database_url, f"CREATE ROLE {login} NOLOGIN NOINHERIT")
+    await as_owner(database_url, f"CREATE ROLE {login} NOLOGIN {inherits}")
+    (version,) = (await as_owner(database_url, "SELECT current_setting('server_version_num')::int"))[0]
     try:
         address = database_url.partition("@")[2]
         await asyncio.to_thread(migrate, database_url, used_by=f"postgresql://{login}:secret@{address}")
         member = "SELECT pg_has_role($1, 'trunkline_app', 'MEMBER'), pg_has_role($1, 'trunkline_app', 'USAGE')"
         (row,) = await as_owner(database_url, member, login)
-        assert tuple(row) == (True, False)
+        assert tuple(row) == (True, inherits == "INHERIT" and version < 160_000)
     finally:
         await as_owner(database_url, f"DROP ROLE {login}")
 
