@@ -61,6 +61,17 @@ async def reset(rig: ControlRig, _place: Place) -> Params:
     return {"secret": await rig.reset(person.email)}
 
 
+async def stranger(rig: ControlRig, _place: Place) -> Params:
+    _, person = await rig.sign_up()
+    return {"email": person.email}
+
+
+async def locked_out(rig: ControlRig, place: Place) -> Params:
+    made = await stranger(rig, place)
+    await rig.user("disable", made["email"])
+    return made
+
+
 async def member(rig: ControlRig, place: Place) -> Params:
     await calm(rig)
     return {"user": (await rig.join(place.slug, place.owner, "developer")).id}
@@ -193,6 +204,9 @@ SAMPLES: Mapping[tuple[str, str], Sample] = {
     ("GET", "/v1/tenants/{tenant}/invitations"): Sample(),
     ("POST", "/v1/tenants/{tenant}/invitations"): Sample(body=lambda _: {"email": email(), "role": "auditor"}),
     ("DELETE", "/v1/tenants/{tenant}/invitations/{invitation}"): Sample(invitation, own=("invitation",)),
+    ("POST", "/v1/operator/users/disable"): Sample(stranger, lambda made: {"email": made["email"]}),
+    ("POST", "/v1/operator/users/enable"): Sample(locked_out, lambda made: {"email": made["email"]}),
+    ("POST", "/v1/operator/users/reset"): Sample(stranger, lambda made: {"email": made["email"]}),
     ("POST", "/v1/password-resets/accept"): Sample(
         reset, lambda made: {"secret": made["secret"], "password": "another " + PASSWORD}
     ),

@@ -304,3 +304,16 @@ async def test_a_cookie_that_is_ended_while_it_is_used_is_nobodys(control: Contr
     await ending.commit()
     await connection.close()
     assert (await used).status_code == 401
+
+
+async def test_an_operator_gives_out_a_link_to_a_new_password(control: ControlRig) -> None:
+    _, person = await control.sign_up()
+    operator = await control.operator()
+    made = await control.call("POST", "/v1/operator/users/reset", operator.token, {"email": person.email})
+    assert made.status_code == 200
+    secret = made.json()["link"].partition("/reset#")[2]
+    body = {"secret": secret, "password": "another " + PASSWORD}
+    assert (await control.call("POST", "/v1/password-resets/accept", json=body)).status_code == 204
+    assert await control.token(person.email, "another " + PASSWORD)
+    unknown = await control.call("POST", "/v1/operator/users/reset", operator.token, {"email": "no@example.com"})
+    assert unknown.status_code == 404

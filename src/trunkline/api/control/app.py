@@ -47,6 +47,7 @@ ROUTERS: Final[tuple[str, ...]] = (
     "members",
     "tenants",
     "operators",
+    "users",
     "keys",
     "limits",
     "signing",
