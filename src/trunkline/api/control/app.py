@@ -277,7 +277,7 @@ async def _answer_http(request: WebRequest, error: Exception) -> Response:
     if error.status_code == 405:
         return _respond(request, MethodNotAllowed((error.headers or {}).get("Allow", "")))
     if error.status_code == 400:
-        return _respond(request, InvalidMessage("The body cannot be read; a number in it may be too long."))
+        return _respond(request, InvalidMessage("The request cannot be read; send JSON in UTF-8."))
     return _respond(request, NotFound())
 
 
