@@ -152,16 +152,19 @@ class ControlRig:
         await database.aclose()
         return done
 
+    @contextlib.asynccontextmanager
+    async def operators(self) -> AsyncIterator[Operators]:
+        """What the command line does with operators."""
+        database = Database(self.settings.database_url, process="test")
+        settings, throttle = self.settings, RedisThrottle(self.platform.redis)
+        yield Operators(settings, database, throttle, Passwords(fast=True), Recorder(settings.secret_key))
+        await database.aclose()
+
     async def operator(self, email: str = "") -> Person:
         """An operator, with a token."""
         email = email or f"operator-{secrets.token_hex(4)}@example.com"
-        database = Database(self.settings.database_url, process="test")
-        settings, throttle = self.settings, RedisThrottle(self.platform.redis)
-        recorder = Recorder(settings.secret_key)
-        made = await Operators(settings, database, throttle, Passwords(fast=True), recorder).create(
-            email, "Operator", PASSWORD
-        )
-        await database.aclose()
+        async with self.operators() as operators:
+            made = await operators.create(email, "Operator", PASSWORD)
         body = {"email": email, "password": PASSWORD, "token": True}
         answer = await self.call("POST", "/v1/operator/sessions", json=body)
         assert answer.status_code == 201, answer.text

@@ -317,3 +317,13 @@ async def test_an_operator_gives_out_a_link_to_a_new_password(control: ControlRi
     assert await control.token(person.email, "another " + PASSWORD)
     unknown = await control.call("POST", "/v1/operator/users/reset", operator.token, {"email": "no@example.com"})
     assert unknown.status_code == 404
+
+
+async def test_a_new_password_of_an_operator_ends_their_sign_ins(control: ControlRig) -> None:
+    operator = await control.operator()
+    async with control.operators() as operators:
+        await operators.set_password(operator.email, "another " + PASSWORD)
+    assert (await control.call("GET", "/v1/operator/tenants", operator.token)).status_code == 401
+    for password, status in ((PASSWORD, 401), ("another " + PASSWORD, 201)):
+        body = {"email": operator.email, "password": password, "token": True}
+        assert (await control.call("POST", "/v1/operator/sessions", json=body)).status_code == status
