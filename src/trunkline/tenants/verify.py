@@ -177,8 +177,8 @@ class Verifier:
             raise Unavailable("Revoked API keys cannot be loaded; try again later.", retry_after=2)
         # Postgres knows all of them but those of emergencies, which Redis alone may know. Without one of the two,
         # what was known must stay; with both, what has expired may go.
-        fresh = dict(self._revoked) if stored is None or in_redis is None else dict(stored)
-        for source in (in_redis or {}, self._announced):
+        fresh = dict(self._revoked) if stored is None or in_redis is None else {}
+        for source in (stored or {}, in_redis or {}, self._announced):
             for key_id, at in source.items():
                 _add_earlier(fresh, key_id, at)
         self._revoked = fresh
