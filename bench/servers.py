@@ -27,6 +27,8 @@ LIMITS_OUT_OF_THE_WAY = {
     "TRUNKLINE_TENANT_BURST": "1000000",
     "TRUNKLINE_TENANT_IN_FLIGHT": "100000",
     "TRUNKLINE_TENANT_SESSIONS": "100000",
+    "TRUNKLINE_SESSION_RATE": "10000",
+    "TRUNKLINE_SESSION_BURST": "100000",
 }
 """Checked on every message all the same, but never reached by the load."""
 
