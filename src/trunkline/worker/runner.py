@@ -27,6 +27,7 @@ from mcp_types import (
     CallToolResult,
     ErrorData,
     InitializeRequestParams,
+    InitializeResult,
     InputRequiredResult,
     TextContent,
 )
@@ -43,6 +44,9 @@ LARGEST_CONTEXT = 16_384
 _STRUCTURED_SINCE = "2025-06-18"
 """The first revision whose results of tools have structured content."""
 
+
+_greetings: dict[tuple[str, bytes], bytes] = {}
+"""Results of `initialize` as JSON, by revision and what the SDK made: a server says the same to all its clients."""
 
 _DEEPEST = 64
 """Levels of structured content that are looked at here; what goes deeper, or on for ever, is for the SDK to judge."""
@@ -107,6 +111,16 @@ class Runner(ServerRunner[Any]):
 
     def _serialize(self, method: str, version: str, result: HandlerResult) -> dict[str, Any]:
         """The wire form of a result; that of plain text needs no validation, being valid by construction."""
+        if type(result) is InitializeResult:  # some clients initialize for every call
+            said = version, result.model_dump_json().encode()
+            known = _greetings.get(said)
+            if known is None:
+                known = orjson.dumps(super()._serialize(method, version, result))
+                if len(_greetings) >= MOST_KNOWN:
+                    _greetings.clear()
+                _greetings[said] = known
+            greeting: dict[str, Any] = orjson.loads(known)
+            return greeting
         if method != "tools/call" or type(result) is not CallToolResult or method in self.server.cache_hints:
             return super()._serialize(method, version, result)
         plain = _plain(result, version)
