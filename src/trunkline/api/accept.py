@@ -112,9 +112,10 @@ class Acceptor:
         message = Message(call, session, request_id, body, audit, place, formal)
         started = time.perf_counter()
         try:
-            admission = await self._calls.accept(identity.owner, message, identity.bounds)
-        except UseUnknown as unknown:
-            admission = await self._seed(request, identity, message, unknown)
+            try:
+                admission = await self._calls.accept(identity.owner, message, identity.bounds)
+            except UseUnknown as unknown:
+                admission = await self._accept_once_known(identity, message, unknown)
         except TooManyRequests as error:
             request.told = identity.told.refused(error)
             raise
@@ -124,7 +125,7 @@ class Acceptor:
         if stations.on:
             stations.log("enqueue", call=call, tenant=identity.tenant.slug, session=session)
 
-    async def _seed(self, request: Request, identity: Identity, message: Message, unknown: UseUnknown) -> Admission:
+    async def _accept_once_known(self, identity: Identity, message: Message, unknown: UseUnknown) -> Admission:
         """Accept a message of a tenant with a quota, of which Redis does not know what it has used; tell it first.
 
         Where it cannot be told, the tenant's calls go on.
@@ -132,13 +133,9 @@ class Acceptor:
         known = await self._quotas.seed(identity.tenant.id, unknown.month, of_tenant=unknown.of_tenant)
         bounds = identity.bounds if known else identity.bounds.regardless()
         try:
-            try:
-                return await self._calls.accept(identity.owner, message, bounds)
-            except UseUnknown:  # a new month has begun, or Redis lost it again
-                return await self._calls.accept(identity.owner, message, bounds.regardless())
-        except TooManyRequests as error:
-            request.told = identity.told.refused(error)
-            raise
+            return await self._calls.accept(identity.owner, message, bounds)
+        except UseUnknown:  # a new month has begun, or Redis lost it again
+            return await self._calls.accept(identity.owner, message, bounds.regardless())
 
     def _audit(self, identity: Identity, envelope: Envelope, size: int) -> bytes:
         if envelope.method != TOOL_CALL or envelope.kind != "request":
