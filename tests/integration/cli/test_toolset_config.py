@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from pydantic import BaseModel, SecretStr
+from tests.integration.cli.commands import Trunkline
 
-from trunkline.cli import command
 from trunkline.db import Database
 from trunkline.settings import Settings
 from trunkline.tenants import hosted
@@ -28,30 +28,18 @@ class Weather(BaseModel):
     zip: str | None = None
 
 
-class Trunkline:
-    """Runs commands and gives what they print."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
-        self._capsys = capsys
+class Discreet(Trunkline):
+    """Commands that say nothing of a secret, whatever happens."""
 
     def __call__(self, *arguments: str, code: int = 0) -> str:
-        self._capsys.readouterr()
-        ended = command.run(arguments)
-        captured = self._capsys.readouterr()
-        assert ended == code, captured.err
-        assert CANARY not in captured.out + captured.err
-        return captured.out if code == 0 else captured.err
+        said = super().__call__(*arguments, code=code)
+        assert CANARY not in self.printed
+        return said
 
 
 @pytest.fixture
-def trunkline(
-    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Trunkline:
+def trunkline(settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Trunkline:
     """A tenant `acme` that has switched on a toolset with something to configure."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("environment", "database_url", "redis_url", "redis_prefix", "public_url"):
-        monkeypatch.setenv(f"TRUNKLINE_{name.upper()}", str(getattr(settings, name)))
-    monkeypatch.setenv("TRUNKLINE_SECRET_KEY", settings.secret_key.get_secret_value())
 
     async def host() -> None:
         database = Database(settings.database_url, process="test")
@@ -59,7 +47,7 @@ def trunkline(
         await database.aclose()
 
     asyncio.run(host())
-    run = Trunkline(capsys)
+    run = Discreet(lambda: tuple(capsys.readouterr()))
     run("tenant", "create", "acme")
     run("toolset", "enable", "acme", "weather")
     (tmp_path / "token.txt").write_text(f"{CANARY}\n")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.integration.test_cli_tenants import Trunkline, _deployment, trunkline
-
-__all__ = ["_deployment", "trunkline"]
+from tests.integration.cli.commands import Trunkline
 
 
 def test_a_key_is_bound_to_addresses_and_limits(trunkline: Trunkline) -> None:

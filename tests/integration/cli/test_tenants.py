@@ -2,47 +2,13 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
-from typing import Any
 
 import pytest
 import redis
 
 from trunkline.audit.seed import seed
 from trunkline.cli import command
-from trunkline.settings import Settings
 from trunkline.streams.keys import Keys
-
-
-@pytest.fixture(autouse=True)
-def _deployment(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The deployment of the test, as the environment of its commands, in a directory without dev.json."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("environment", "database_url", "redis_url", "redis_prefix", "public_url"):
-        monkeypatch.setenv(f"TRUNKLINE_{name.upper()}", str(getattr(settings, name)))
-    monkeypatch.setenv("TRUNKLINE_SECRET_KEY", settings.secret_key.get_secret_value())
-
-
-class Trunkline:
-    """Runs commands and gives what they print."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
-        self._capsys = capsys
-
-    def __call__(self, *arguments: str, code: int = 0) -> str:
-        self._capsys.readouterr()
-        ended = command.run(arguments)
-        captured = self._capsys.readouterr()
-        assert ended == code, captured.err
-        return captured.out if code == 0 else captured.err
-
-    def rows(self, *arguments: str) -> list[dict[str, Any]]:
-        return json.loads(self(*arguments, "--json"))
-
-
-@pytest.fixture
-def trunkline(capsys: pytest.CaptureFixture[str]) -> Trunkline:
-    return Trunkline(capsys)
 
 
 def test_a_tenant_lives_from_creation_to_deletion(trunkline):

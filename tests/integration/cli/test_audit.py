@@ -3,49 +3,27 @@ from __future__ import annotations
 import asyncio
 import csv
 import io
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.integration.audit.logs import Log, happened
+from tests.integration.cli.commands import Trunkline
 
 from trunkline.audit.anchors import Anchors
 from trunkline.audit.query import standing
-from trunkline.cli import command
 from trunkline.db import Database
 from trunkline.settings import Settings
 from trunkline.streams.client import Redis
 
 
-@pytest.fixture(autouse=True)
-def _deployment(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name in ("environment", "database_url", "redis_url", "redis_prefix", "public_url"):
-        monkeypatch.setenv(f"TRUNKLINE_{name.upper()}", str(getattr(settings, name)))
-    monkeypatch.setenv("TRUNKLINE_SECRET_KEY", settings.secret_key.get_secret_value())
-
-
-class Trunkline:
-    """Runs commands and gives what they print."""
-
-    def __init__(self, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
-        self._captured = capfdbinary
-
-    def __call__(self, *arguments: str, code: int = 0) -> str:
-        self._captured.readouterr()
-        ended = command.run(arguments)
-        captured = self._captured.readouterr()
-        assert ended == code, captured.err.decode()
-        return (captured.err if code == 2 else captured.out).decode()
-
-    def json(self, *arguments: str, code: int = 0) -> Any:
-        return json.loads(self(*arguments, "--json", code=code))
-
-
 @pytest.fixture
 def trunkline(capfdbinary: pytest.CaptureFixture[bytes]) -> Trunkline:
-    made = Trunkline(capfdbinary)
+    # Copies are bytes; what is found wrong with a log is what a command answers that fails.
+    def read() -> tuple[str, str]:
+        out, err = capfdbinary.readouterr()
+        return out.decode(), err.decode()
+
+    made = Trunkline(read, on_output=(0, 1))
     made("tenant", "create", "acme")
     return made
 
@@ -76,7 +54,7 @@ def tamper(settings: Settings, *statements: str) -> None:
 
 
 def acme(trunkline: Trunkline) -> str:
-    return str(trunkline.json("tenant", "list")[0]["id"])
+    return str(trunkline.rows("tenant", "list")[0]["id"])
 
 
 def test_a_log_is_verified_and_what_was_changed_is_found(trunkline, settings):
@@ -84,14 +62,14 @@ def test_a_log_is_verified_and_what_was_changed_is_found(trunkline, settings):
     said = trunkline("audit", "verify", "acme")
     assert "entries, all as they were written." in said
     trunkline("tenant", "create", "gone")
-    gone = next(row["id"] for row in trunkline.json("tenant", "list") if row["slug"] == "gone")
+    gone = next(row["id"] for row in trunkline.rows("tenant", "list") if row["slug"] == "gone")
     trunkline("tenant", "delete", "gone")
-    everything = {report["name"]: report for report in trunkline.json("audit", "verify", "--all")}
+    everything = {report["name"]: report for report in trunkline.rows("audit", "verify", "--all")}
     assert everything[gone]["entries"] == 2
     assert everything.keys() >= {"acme", "-"}
     tamper(settings, "UPDATE audit_events SET outcome = 'error' WHERE seq = 20 AND action = 'tools/call'")
     assert "changed: Entry 20 (tools/call)" in trunkline("audit", "verify", "acme", code=1)
-    (report,) = trunkline.json("audit", "verify", "acme", code=1)
+    (report,) = trunkline.rows("audit", "verify", "acme", code=1)
     assert [finding["kind"] for finding in report["findings"]] == ["changed"]
 
 
@@ -111,7 +89,7 @@ def test_an_old_state_of_the_database_put_back_is_found(trunkline, settings):
 
 def test_a_copy_is_verified_without_the_deployment(trunkline, settings, tmp_path, monkeypatch):
     call_tools(settings, acme(trunkline), 30)
-    signer = trunkline.json("audit", "head", "acme")["signer"]
+    signer = trunkline.rows("audit", "head", "acme")["signer"]
     trunkline("audit", "export", "acme", "--output", "copy.jsonl")
     lines = (tmp_path / "copy.jsonl").read_bytes().splitlines(keepends=True)
     assert trunkline("audit", "export", "acme").encode().splitlines()[: len(lines) - 1] == [
@@ -134,15 +112,15 @@ def test_the_log_is_asked_for_what_one_wants_to_know(trunkline, settings):
     tenant = acme(trunkline)
     call_tools(settings, tenant, 3, target="echo")
     call_tools(settings, tenant, 1, target="add", outcome="timeout")
-    assert [row["target"] for row in trunkline.json("audit", "query", "acme", "--outcome", "timeout")] == ["add"]
-    assert len(trunkline.json("audit", "query", "acme", "--action", "tools/*", "--limit", "2")) == 2
-    assert trunkline.json("audit", "query", "acme", "--to", "2020-01-01") == []
+    assert [row["target"] for row in trunkline.rows("audit", "query", "acme", "--outcome", "timeout")] == ["add"]
+    assert len(trunkline.rows("audit", "query", "acme", "--action", "tools/*", "--limit", "2")) == 2
+    assert trunkline.rows("audit", "query", "acme", "--to", "2020-01-01") == []
     assert "OCCURRED AT" in trunkline("audit", "query", "acme")
 
 
 def test_usage_is_shown_for_people_and_programs(trunkline, settings):
     call_tools(settings, acme(trunkline), 3, target="echo", compute_us=1_500)
-    (row,) = trunkline.json("usage", "acme", "--by", "tool")
+    (row,) = trunkline.rows("usage", "acme", "--by", "tool")
     assert (row["tool"], row["calls"], row["compute_ms"]) == ("echo", 3, 4.5)
     heading, line = trunkline("usage", "acme", "--by", "key,tool", "--csv").splitlines()
     assert heading == "key,tool,calls,errors,compute_ms,bytes_in,bytes_out"
