@@ -19,8 +19,9 @@ from tests.streamable import call, client, modern
 
 from trunkline.api.run import ApiProcess
 from trunkline.audit.record import Recorder
+from trunkline.control_errors import KeyNotFound
 from trunkline.db import Database
-from trunkline.errors import Conflict, KeyNotFound, UsageError
+from trunkline.errors import Conflict, UsageError
 from trunkline.tenants.keys import KeyRecord
 from trunkline.tenants.rotation import SigningKeys
 

@@ -14,8 +14,9 @@ from uuid_utils import uuid7
 
 from trunkline.audit.by import PLATFORM, By
 from trunkline.audit.record import Recorder
+from trunkline.control_errors import SignInFailed, SignupClosed
 from trunkline.db import Database, act_for, task_scope, utcnow
-from trunkline.errors import Conflict, NotFound, SignInFailed, SignupClosed, Unavailable
+from trunkline.errors import Conflict, NotFound, Unavailable
 from trunkline.settings import Settings
 from trunkline.streams.throttle import RedisThrottle
 from trunkline.tenants.account_tables import MembershipRow, PasswordRow, SignupCodeRow, UserRow

@@ -20,8 +20,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from trunkline.audit.by import By
 from trunkline.audit.record import Recorder
+from trunkline.control_errors import FieldError, PreconditionFailed, ToolsetNotFound, ValidationFailed
 from trunkline.db import Database, task_scope, tenant_scope, utcnow
-from trunkline.errors import FieldError, PreconditionFailed, TenantNotFound, ToolsetNotFound, ValidationFailed
+from trunkline.errors import TenantNotFound
 from trunkline.settings import Settings
 from trunkline.streams.client import Redis
 from trunkline.tenants import hosted, snapshot

@@ -12,8 +12,9 @@ from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from trunkline.control_errors import ToolsetNotFound
 from trunkline.db import Database, task_scope, utcnow
-from trunkline.errors import ToolsetNotFound, Unavailable
+from trunkline.errors import Unavailable
 from trunkline.tenants.tables import HostedToolsetRow
 
 TOLD_EVERY = 3600.0

@@ -20,8 +20,9 @@ from sqlalchemy import Interval, delete, func, select, type_coerce, update
 from sqlalchemy.dialects.postgresql import insert
 from uuid_utils import uuid7
 
+from trunkline.control_errors import IdempotencyMismatch, IdempotencyRunning
 from trunkline.db import Database, Scope, task_scope, tenant_scope
-from trunkline.errors import IdempotencyMismatch, IdempotencyRunning, StartRefused, Unavailable
+from trunkline.errors import StartRefused, Unavailable
 from trunkline.tenants.sealing import Sealer
 from trunkline.tenants.tables import IdempotencyRow
 

@@ -15,8 +15,9 @@ from uuid_utils import uuid7
 
 from trunkline.audit.by import CLI, By
 from trunkline.audit.record import Recorder
+from trunkline.control_errors import KeyNotFound
 from trunkline.db import Database, Scope, act_for, task_scope, tenant_scope, utcnow
-from trunkline.errors import Conflict, KeyNotFound, Unavailable, UsageError
+from trunkline.errors import Conflict, Unavailable, UsageError
 from trunkline.settings import Settings
 from trunkline.streams.client import Redis
 from trunkline.streams.emergencies import Emergencies, Emergency

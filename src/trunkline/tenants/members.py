@@ -12,8 +12,9 @@ from uuid_utils import uuid7
 
 from trunkline.audit.by import By
 from trunkline.audit.record import Recorder
+from trunkline.control_errors import InvitationNotFound, MemberNotFound, SignInFailed
 from trunkline.db import Database, act_for, task_scope, tenant_scope, utcnow
-from trunkline.errors import Conflict, Forbidden, InvitationNotFound, MemberNotFound, SignInFailed
+from trunkline.errors import Conflict, Forbidden
 from trunkline.settings import Settings
 from trunkline.streams.throttle import RedisThrottle
 from trunkline.tenants.account_tables import InvitationRow, MembershipRow, UserRow

@@ -12,8 +12,9 @@ from uuid_utils import uuid7
 
 from trunkline.audit.by import CLI, PLATFORM, By
 from trunkline.audit.record import Recorder
+from trunkline.control_errors import SignInFailed
 from trunkline.db import Database, task_scope, utcnow
-from trunkline.errors import Conflict, NotFound, SignInFailed
+from trunkline.errors import Conflict, NotFound
 from trunkline.settings import Settings
 from trunkline.streams.throttle import RedisThrottle
 from trunkline.tenants.account_tables import OperatorRow, SignInRow, SignupCodeRow

@@ -6,8 +6,8 @@ from hashlib import sha256
 import pytest
 from tests.stores import as_owner
 
+from trunkline.control_errors import IdempotencyMismatch, IdempotencyRunning
 from trunkline.db import Database
-from trunkline.errors import IdempotencyMismatch, IdempotencyRunning
 from trunkline.settings import Settings
 from trunkline.tenants.idempotency import Claim, IdempotencyStore, Replay, forget
 

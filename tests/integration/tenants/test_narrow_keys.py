@@ -8,8 +8,9 @@ import pytest
 from tests.stores import as_owner
 
 from trunkline.audit.by import By
+from trunkline.control_errors import KeyNotFound
 from trunkline.db import Database, utcnow
-from trunkline.errors import KeyNotFound, UsageError
+from trunkline.errors import UsageError
 from trunkline.settings import Settings
 from trunkline.tenants.key_options import KeyChanges
 from trunkline.tenants.keys import Keys

@@ -11,8 +11,9 @@ from tests.stores import as_owner
 
 from trunkline.audit.by import By
 from trunkline.audit.record import Recorder
+from trunkline.control_errors import PreconditionFailed, ToolsetNotFound, ValidationFailed
 from trunkline.db import Database
-from trunkline.errors import PreconditionFailed, ToolsetNotFound, Unavailable, ValidationFailed
+from trunkline.errors import Unavailable
 from trunkline.settings import Settings
 from trunkline.streams.client import Redis
 from trunkline.streams.snapshots import Snapshots

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 import trunkline
-from trunkline.errors import ValidationFailed
+from trunkline.control_errors import ValidationFailed
 from trunkline.tenants.configs import check, secret_names
 from trunkline.toolsets.configurable import schema_of
 

@@ -27,15 +27,8 @@ from trunkline.api.control.rate import Allowances
 from trunkline.api.http import Request
 from trunkline.api.messages import read_json
 from trunkline.api.proxies import Proxies
-from trunkline.errors import (
-    FieldError,
-    InvalidMessage,
-    MethodNotAllowed,
-    NotFound,
-    TrunklineError,
-    Unauthorized,
-    ValidationFailed,
-)
+from trunkline.control_errors import FieldError, ValidationFailed
+from trunkline.errors import InvalidMessage, MethodNotAllowed, NotFound, TrunklineError, Unauthorized
 
 log = structlog.get_logger(__name__)
 

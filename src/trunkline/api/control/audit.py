@@ -25,7 +25,8 @@ from trunkline.audit.chain import Checkpoint, genesis, time_of
 from trunkline.audit.entries import to_json
 from trunkline.audit.export import TYPES, Format, Taking
 from trunkline.audit.signing import CheckpointSigner
-from trunkline.errors import CursorNotFound, NotFound, TrunklineError
+from trunkline.control_errors import CursorNotFound
+from trunkline.errors import NotFound, TrunklineError
 
 router = APIRouter(tags=["Audit log"])
 

@@ -12,7 +12,7 @@ import orjson
 from pydantic import SecretStr
 
 from trunkline.api.control.principal import Actor
-from trunkline.errors import CursorNotFound
+from trunkline.control_errors import CursorNotFound
 from trunkline.tenants.sealing import Sealer
 
 _LONGEST = 1_024

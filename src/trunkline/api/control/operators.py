@@ -36,7 +36,8 @@ from trunkline.api.control.principal import (
 )
 from trunkline.api.control.problems import responses
 from trunkline.api.control.tenants import DeleteBody, TenantBody, check_confirmed
-from trunkline.errors import InsecureTransport, Unauthorized
+from trunkline.control_errors import InsecureTransport
+from trunkline.errors import Unauthorized
 from trunkline.tenants.operators import Operator
 from trunkline.tenants.sign_ins import SignInKind
 

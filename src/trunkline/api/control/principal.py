@@ -13,7 +13,8 @@ from fastapi import Depends
 from starlette.requests import Request
 
 from trunkline.audit.by import By
-from trunkline.errors import AddressNotAllowed, CsrfFailed, Forbidden, InsecureTransport, TenantNotFound, Unauthorized
+from trunkline.control_errors import CsrfFailed, InsecureTransport
+from trunkline.errors import AddressNotAllowed, Forbidden, TenantNotFound, Unauthorized
 from trunkline.settings import Settings
 from trunkline.tenants import tokens
 from trunkline.tenants.model import Principal, Tenant

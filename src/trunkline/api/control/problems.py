@@ -10,7 +10,8 @@ from typing import Any, Final
 from pydantic import BaseModel, Field
 
 from trunkline import errors
-from trunkline.errors import FieldError, MethodNotAllowed, TrunklineError, Unauthorized, ValidationFailed
+from trunkline.control_errors import FieldError, PreconditionFailed, ValidationFailed
+from trunkline.errors import MethodNotAllowed, TrunklineError, Unauthorized
 
 MEDIA_TYPE: Final = "application/problem+json"
 PAGE: Final = "/docs/problems"
@@ -25,10 +26,10 @@ _EXAMPLES: Final[dict[int, type[TrunklineError]]] = {
     404: errors.TenantNotFound,
     405: errors.MethodNotAllowed,
     409: errors.Conflict,
-    412: errors.PreconditionFailed,
+    412: PreconditionFailed,
     413: errors.BodyTooLarge,
     415: errors.UnsupportedMediaType,
-    422: errors.ValidationFailed,
+    422: ValidationFailed,
     429: errors.TooManyRequests,
     503: errors.Unavailable,
 }

@@ -30,7 +30,8 @@ from trunkline.api.control.principal import (
     sign_in_secret,
 )
 from trunkline.api.control.problems import responses
-from trunkline.errors import InsecureTransport, Unauthorized
+from trunkline.control_errors import InsecureTransport
+from trunkline.errors import Unauthorized
 from trunkline.tenants.sign_ins import SignIn
 
 router = APIRouter(tags=["Signing in"])

@@ -12,7 +12,7 @@ from trunkline.api.control.answers import Membership, Name, TenantAnswer, snippe
 from trunkline.api.control.deps import Answer, Body, ControlDep, Slug
 from trunkline.api.control.principal import USER_ONLY, Actor, allowed
 from trunkline.api.control.problems import responses
-from trunkline.errors import FieldError, ValidationFailed
+from trunkline.control_errors import FieldError, ValidationFailed
 from trunkline.tenants.model import Access
 
 router = APIRouter(tags=["Tenants"])

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from trunkline.api.control.deps import Answer, Body, ControlDep, Slug
 from trunkline.api.control.principal import ANYONE_KNOWN, Actor, allowed
 from trunkline.api.control.problems import responses
-from trunkline.errors import PreconditionFailed, ToolsetNotFound
+from trunkline.control_errors import PreconditionFailed, ToolsetNotFound
 from trunkline.tenants.configs import ToolsetConfig
 from trunkline.tenants.hosted import HostedToolset
 

@@ -21,8 +21,8 @@ from trunkline.api.control.principal import OPERATOR_ONLY, Actor, allowed, opera
 from trunkline.api.control.problems import responses
 from trunkline.audit.entries import cell
 from trunkline.audit.usage import BY, UsageRow, UsageTable, Used
+from trunkline.control_errors import FieldError, ValidationFailed
 from trunkline.db import utcnow
-from trunkline.errors import FieldError, ValidationFailed
 
 router = APIRouter(tags=["Usage"])
 

@@ -8,7 +8,7 @@ from pydantic import SecretStr
 from trunkline.api.control.cursors import Cursors
 from trunkline.api.control.principal import Actor
 from trunkline.audit.by import By
-from trunkline.errors import CursorNotFound
+from trunkline.control_errors import CursorNotFound
 
 CURSORS = Cursors(SecretStr("a" * 40))
 ACTOR = Actor(By("user", "ada"), "tenant-1")

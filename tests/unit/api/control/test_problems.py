@@ -6,7 +6,8 @@ import pytest
 
 from trunkline import errors
 from trunkline.api.control import problems
-from trunkline.errors import FieldError, TrunklineError, Unavailable, ValidationFailed
+from trunkline.control_errors import FieldError, ValidationFailed
+from trunkline.errors import TrunklineError, Unavailable
 
 URL = "https://trunkline.example"
 
