@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
+from functools import partial
+from threading import Lock
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -71,7 +73,7 @@ def make_control(control: Control) -> FastAPI:
         title="Trunkline",
         version=__version__,
         description=_DESCRIPTION,
-        openapi_url=None,  # made once, below: it takes long
+        openapi_url=None,  # see `_describe`
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -91,13 +93,28 @@ def make_control(control: Control) -> FastAPI:
             route.openapi_extra = {**(route.openapi_extra or {}), "x-permission": permission_of(route)}
         app.state.routes += router.routes
         app.include_router(router)
-    schema = _with_problems(app.openapi())
-    app.openapi = lambda: schema  # type: ignore[method-assign]
-    described = orjson.dumps(schema)
-    app.add_route(
-        "/openapi.json", lambda _: Response(described, media_type="application/json"), include_in_schema=False
-    )
+    app.openapi = partial(_describe, app)  # type: ignore[method-assign]
+    app.add_route("/openapi.json", _show_description, include_in_schema=False)
     return app
+
+
+_describing = Lock()
+_description: dict[str, Any] = {}
+
+
+def _describe(app: FastAPI) -> dict[str, Any]:
+    """What all routes take and answer: the same for all applications of a process, and a quarter of a second to make.
+
+    So it is made when somebody asks, in that request's thread.
+    """
+    with _describing:
+        if not _description:
+            _description.update(_with_problems(FastAPI.openapi(app)))
+    return _description
+
+
+def _show_description(request: WebRequest) -> Response:
+    return Response(orjson.dumps(request.app.openapi()), media_type="application/json")
 
 
 def routes(app: FastAPI) -> list[APIRoute]:
