@@ -147,6 +147,8 @@ async def test_a_stopping_pod_answers_at_its_port_until_proxies_have_noticed(
             assert await leaving.ended(5) >= 0, "who is in a hurry signals again"
             session.posts = staying.url
             assert await session.call("echo", text="here") == "here"
+        staying.signal(SIGTERM)
+        assert await staying.logs("draining"), "the signal that ends it is its second"
 
 
 async def test_while_a_pod_stops_each_post_is_accepted_until_its_port_is_closed(

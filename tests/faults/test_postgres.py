@@ -26,7 +26,7 @@ from trunkline.settings import Settings
 from trunkline.worker.run import WorkerProcess
 
 PATIENCE = 20.0
-AT_ONCE = 3.0
+AT_ONCE = 4.5
 """Seconds within which a call is answered that does not wait for Postgres."""
 
 Lets = Callable[[int], Awaitable[None]]

@@ -26,7 +26,7 @@ STALE = 900.0
 """Seconds for which one is served while neither store answers."""
 CONFIRM = 300.0
 """Seconds after which the look goes to Postgres first: so long may a change go unseen that Redis missed."""
-CONFIRM_PATIENCE = 1.0
+CONFIRM_PATIENCE = 0.5
 """Seconds that such a look waits for Postgres before it takes what Redis has."""
 UNKNOWN = 5.0
 """Seconds for which a name is known to be nobody's."""
