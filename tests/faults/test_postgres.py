@@ -27,7 +27,7 @@ from trunkline.worker.run import WorkerProcess
 
 PATIENCE = 20.0
 AT_ONCE = 4.5
-"""Seconds within which a call is answered that does not wait for Postgres."""
+"""Seconds within which is done what does not wait for Postgres: a look at it that is waited for to the end takes 5 s."""
 
 Lets = Callable[[int], Awaitable[None]]
 
@@ -178,10 +178,10 @@ async def test_revocations_and_suspensions_are_in_force_at_once_with_a_postgres_
             for entry in platform.process(ApiProcess, number)._directory._entries.values():
                 entry.confirmed_at = float("-inf")
         revoking = asyncio.create_task(platform.keys.revoke_first(record.id))
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(AT_ONCE):
             assert "key revoked" in await one.ended()
         suspending = asyncio.create_task(platform.tenants.suspend_first("demo"))
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(AT_ONCE):
             assert "tenant changed" in await two.ended()
         async with asyncio.timeout(PATIENCE):
             assert await asyncio.gather(revoking, suspending) == [None, None]
