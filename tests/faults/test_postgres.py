@@ -27,7 +27,7 @@ from trunkline.worker.run import WorkerProcess
 
 PATIENCE = 20.0
 AT_ONCE = 4.5
-"""Seconds within which is done what does not wait for Postgres: a look at it that is waited for to the end takes 5 s."""
+"""Seconds within which is done what does not wait for Postgres: a whole look at it takes up to 5 s."""
 
 Lets = Callable[[int], Awaitable[None]]
 
