@@ -76,7 +76,7 @@ def test_no_secret_is_written_down_and_each_container_takes_them_by_reference() 
 def test_the_service_reaches_the_port_that_the_api_listens_on() -> None:
     command = api()["command"]
     listens = int(command[command.index("--port") + 1])
-    assert api()["ports"] == [{"name": "http", "containerPort": listens}]
+    assert api()["ports"][0] == {"name": "http", "containerPort": listens}
     service = next(each for each in resources() if each["kind"] == "Service")
     deployment = next(each for each in resources() if each["metadata"]["name"] == "trunkline-api")
     assert service["spec"]["ports"][0]["targetPort"] == "http"
@@ -96,9 +96,11 @@ def test_probes_ask_addresses_that_answer_with_a_host_that_is_answered() -> None
         assert probe["httpHeaders"] == [{"name": "Host", "value": "localhost"}]
 
 
-def test_workers_expose_the_metrics_port_that_they_are_given() -> None:
-    worker = next(each for each in containers() if each["name"] == "worker")
-    assert worker["env"] == [{"name": "TRUNKLINE_METRICS_PORT", "value": str(worker["ports"][0]["containerPort"])}]
+def test_pods_expose_the_metrics_port_that_they_are_given() -> None:
+    for container in containers():
+        if container["name"] != "migrate":
+            port = next(each["containerPort"] for each in container["ports"] if each["name"] == "metrics")
+            assert {"name": "TRUNKLINE_METRICS_PORT", "value": str(port)} in container["env"]
 
 
 def test_the_grace_period_is_longer_than_what_a_process_may_take_to_end() -> None:
