@@ -65,7 +65,7 @@ class Settings(BaseSettings):
         0,
         ge=0,
         le=65535,
-        description="Port on which a pod serves `/metrics` to whoever reaches it, 0 for none; API pods also at their own.",
+        description="Port on which a pod serves `/metrics` to anybody, 0 for none; API pods also at their own.",
     )
 
     trusted_proxies: CommaSeparated = Field(
