@@ -36,14 +36,14 @@ def test_streams_are_passed_on_as_they_come() -> None:
 
 def test_it_hangs_up_on_idle_pods_before_they_do() -> None:
     for text in MAIN:
-        upstream = text.split("upstream trunkline {")[1].split("}\n")[0]
+        upstream = text.split("upstream trunkline {")[1].split("\n    }\n")[0]
         (timeout,) = re.findall(r"keepalive_timeout (\d+s);", upstream)
         assert seconds(timeout) < _KEEP_ALIVE
 
 
 def test_no_client_sticks_to_a_pod() -> None:
     for text in MAIN:
-        assert not re.search(r"ip_hash|\bhash\b|sticky", text.split("upstream trunkline {")[1].split("}\n")[0])
+        assert not re.search(r"ip_hash|\bhash\b|sticky", text.split("upstream trunkline {")[1].split("\n    }\n")[0])
 
 
 def test_the_body_limit_is_left_to_the_pods() -> None:
