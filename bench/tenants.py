@@ -1,6 +1,6 @@
-"""What many tenants cost: memory, CPU and latency of a call with 10 tenants that take turns, and with 10,000.
+"""What many tenants cost: memory, CPU and latency of a call with 10 tenants, and with 10,000 of which 10 or all call.
 
-Each tenant has the bench's toolset on and one key; each call is another tenant's. Every tenant has called once before
+Each tenant has the bench's toolset on and one key; each call is another caller's. Every caller has called once before
 anything is measured, so that what processes remember of it is in the figures.
 """
 
@@ -50,9 +50,10 @@ class Tenant:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What was measured with so many tenants."""
+    """What was measured with so many tenants, so many of which called."""
 
     tenants: int
+    callers: int
     resident_mib: dict[str, float]
     """Resident memory after all had called, by role."""
     cpu_us: dict[str, float]
@@ -152,25 +153,25 @@ async def _signing_key(database: asyncpg.Connection, settings: Settings) -> Sign
     return SigningKey(row["kid"], Ed25519PrivateKey.from_private_bytes(private))
 
 
-async def measure(server: Server, count: int, calls: int) -> Figures:
-    """Populate, have each tenant call once, then the load and one client alone."""
+async def measure(server: Server, count: int, callers: int, calls: int) -> Figures:
+    """Populate, have each caller call once, then the load and one client alone."""
     began = time.monotonic()
-    tenants = await populate(server, count)
+    tenants = (await populate(server, count))[:: count // callers]
     progress(f"  {count:,} tenants made in {time.monotonic() - began:.0f} s")
     clients = [Traveller(tenants[0].url, "") for _ in range(AT_ONCE)]
-    await _load(clients, tenants, max(count, AT_ONCE * 20))
+    await _load(clients, tenants, max(callers, AT_ONCE * 20))
     await asyncio.sleep(2 * SETTLE)
     before = server.usage()
     made = await _load(clients, tenants, calls)
     await asyncio.sleep(SETTLE)
     after = server.usage()
-    alone = [await _call(clients[0], tenants[number * 37 % count]) for number in range(calls // 10)]
+    alone = [await _call(clients[0], tenants[number * 37 % callers]) for number in range(calls // 10)]
     for client in clients:
         client.close()
     milliseconds = sorted(value * 1e3 for value in alone)
     resident = {role: value / 2**20 for role, value in server.usage().resident.items()}
     cpu = spent(before.cpu, after.cpu, made / 1e6)
-    return Figures(count, resident, cpu, statistics.median(milliseconds), quantile(milliseconds, 0.99))
+    return Figures(count, callers, resident, cpu, statistics.median(milliseconds), quantile(milliseconds, 0.99))
 
 
 async def _load(clients: Sequence[Traveller], tenants: Sequence[Tenant], calls: int) -> int:
@@ -195,35 +196,39 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--few", type=int, default=10)
     parser.add_argument("--many", type=int, default=LARGE)
     parser.add_argument("--calls", type=int, default=6_400, help="calls under load; a tenth as many alone")
-    parser.add_argument("--rounds", type=int, default=1, help="pairs, each on fresh servers")
+    parser.add_argument("--rounds", type=int, default=1, help="of all three, each on fresh servers")
     options = parser.parse_args(arguments)
-    pairs: list[tuple[Figures, Figures]] = []
+    sides = ((options.few, options.few), (options.many, options.few), (options.many, options.many))
+    rounds: list[list[Figures]] = []
     for number in range(options.rounds):
-        pair = []
-        for count in (options.few, options.many):
-            progress(f"round {number + 1} of {options.rounds}, {count:,} tenants")
+        rounds.append([])
+        for count, callers in sides:
+            progress(f"round {number + 1} of {options.rounds}, {callers:,} of {count:,} tenants call")
             with servers.trunkline() as server:
-                pair.append(uvloop.run(measure(server, count, options.calls)))
-        pairs.append((pair[0], pair[1]))
-    _print(pairs)
+                rounds[-1].append(uvloop.run(measure(server, count, callers, options.calls)))
+    _print(rounds)
     return 0
 
 
-def _print(pairs: Sequence[tuple[Figures, Figures]]) -> None:
-    few, many = (pairs[0][side].tenants for side in (0, 1))
-    print(f"| figure | {few:,} tenants | {many:,} tenants | ratio |\n|---|---:|---:|---:|")
+def _print(rounds: Sequence[Sequence[Figures]]) -> None:
+    titles = [
+        f"{each.tenants:,} tenants" if each.tenants == each.callers else f"{each.callers:,} of {each.tenants:,}"
+        for each in rounds[0]
+    ]
+    print(f"| figure | {' | '.join(titles)} | ratios |\n|---|{'---:|' * (len(titles) + 1)}")
     rows = {
-        "CPU per call, us": lambda each: each.total_us,
-        "alone, median, ms": lambda each: each.median_ms,
-        "alone, p99, ms": lambda each: each.p99_ms,
+        "CPU per call under load, us": lambda each: each.total_us,
+        "latency alone, median, ms": lambda each: each.median_ms,
+        "latency alone, p99, ms": lambda each: each.p99_ms,
         **{
             f"memory of {role}, MiB": lambda each, role=role: each.resident_mib[role]
             for role in ("api", "worker", "redis")
         },
     }
     for name, value in rows.items():
-        left, right = (statistics.median(value(pair[side]) for pair in pairs) for side in (0, 1))
-        print(f"| {name} | {left:.2f} | {right:.2f} | {right / left:.2f} |")
+        medians = [statistics.median(map(value, side)) for side in zip(*rounds, strict=True)]
+        ratios = ", ".join(f"{each / medians[0]:.2f}" for each in medians[1:])
+        print(f"| {name} | {' | '.join(f'{each:.2f}' for each in medians)} | {ratios} |")
 
 
 if __name__ == "__main__":

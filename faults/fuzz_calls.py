@@ -133,8 +133,11 @@ def badly_framed(draw: st.DrawFn, case: Case) -> None:
             )
             case.sent, right = bad, (*right, 413)
         case "short":  # the client ends before its body
-            case.set("content-length", str(length + draw(st.integers(1, 100))))
+            declared = length + draw(st.integers(1, 100))
+            case.set("content-length", str(declared))
             case.ends = True
+            if declared > LARGEST_BODY:
+                right += (413,)
         case "declared":
             case.set("content-length", str(LARGEST_BODY + draw(st.integers(1, 10**12))))
             case.ends, right = True, (413, CLOSED)

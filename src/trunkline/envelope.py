@@ -110,6 +110,11 @@ class Call(NamedTuple):
         return cls(call, tenant, session, body, caller, context, *times, lane, entry, attempt, way)
 
 
+def accepted_at(call: bytes) -> float:
+    """When the API pod that accepted a call made its id, in epoch seconds (UUIDv7: RFC 9562, section 5.7)."""
+    return int(call[:12], 16) / 1000
+
+
 class Delivery(NamedTuple):
     """One message on its way to a client's stream, as an API pod receives it."""
 
@@ -124,16 +129,19 @@ class Delivery(NamedTuple):
     body: bytes
 
     @classmethod
-    def from_payload(cls, payload: bytes) -> list[Delivery]:
+    def from_payload(cls, payload: bytes) -> tuple[int, list[Delivery]]:
         """Read what was published to a pod's channel: stream, generation, offset, tag and body of each, in lines.
 
         A body is JSON as it is sent in an SSE event, which has no line break either.
+
+        Returns:
+            When it was published, in epoch ms, which is the first line (0 for a signal), and the messages.
         """
         lines = payload.split(b"\n")
-        return [
+        return int(lines[0]), [
             cls(stream.decode(), int(generation), int(offset), tag, body)
             for stream, generation, offset, tag, body in zip(
-                lines[::5], lines[1::5], lines[2::5], lines[3::5], lines[4::5], strict=True
+                lines[1::5], lines[2::5], lines[3::5], lines[4::5], lines[5::5], strict=True
             )
         ]
 
@@ -147,7 +155,7 @@ A third one, `closed`, says that the session has ended.
 """
 
 TELLS_OF_ACCEPTED = ord("\n")
-"""The first byte of a payload that is `Accepted` requests: no session's name begins with a line break."""
+"""The first byte of a payload that is `Accepted` requests: any other begins with a time."""
 
 
 class Accepted(NamedTuple):

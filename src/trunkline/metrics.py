@@ -7,6 +7,7 @@ label holds anything a tenant or client chose.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from http.server import HTTPServer
@@ -20,6 +21,7 @@ from prometheus_client.registry import Collector
 
 from trunkline.errors import Refusal, StartRefused
 
+Store = Literal["redis", "postgres"]
 Fate = Literal["again", "unknown", "parked"]
 """What becomes of a dead worker's call: run again, answered as unknown, set aside."""
 Outcome = Literal["ok", "tool_error", "error", "timeout", "cancelled"]
@@ -105,7 +107,7 @@ class _Exposed(Collector):
 
     def __init__(self) -> None:
         self.counters: dict[str, tuple[str, str, list[tuple[str, Counter]]]] = {}
-        self.gauges: list[tuple[str, str, Gauge]] = []
+        self.gauges: dict[str, tuple[str, str, list[tuple[str, Gauge]]]] = {}
         self.histograms: list[tuple[str, str, Histogram]] = []
         self.info: dict[str, str] = {}
 
@@ -118,8 +120,11 @@ class _Exposed(Collector):
             for value, counter in children:
                 family.add_metric([value] if label else [], counter.value)
             yield family
-        for name, text, gauge in self.gauges:
-            yield GaugeMetricFamily(name, text, value=gauge.value)
+        for name, (text, label, gauges) in self.gauges.items():
+            measured = GaugeMetricFamily(name, text, labels=[label] if label else [])
+            for value, gauge in gauges:
+                measured.add_metric([value] if label else [], gauge.value)
+            yield measured
         for name, text, histogram in self.histograms:
             yield HistogramMetricFamily(name, text, buckets=_cumulative(histogram), sum_value=histogram.total)
 
@@ -147,6 +152,8 @@ class Metrics:
         self._exposed.info = {"process": process, "version": version}
         self._api()
         self._worker()
+        self._stores()
+        self._lanes()
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self._exposed)
         ProcessCollector(registry=self._registry)
@@ -159,12 +166,23 @@ class Metrics:
         self._refusals = self._counters(
             "trunkline_refusals", "Messages and connections refused.", "reason", get_args(Refusal)
         )
+        self.accept_seconds = self._histogram(
+            "trunkline_accept_seconds", "From a request's head to the accept script's start.", STATION_BUCKETS
+        )
         self.enqueue_seconds = self._histogram(
             "trunkline_enqueue_seconds", "From the accept script's start to its answer.", STATION_BUCKETS
         )
         self.forward_total = self._counter("trunkline_forward", "Messages received from Redis for a connection here.")
+        self.forward_seconds = self._histogram(
+            "trunkline_forward_seconds", "From publishing to arrival here, by Redis' clock.", STATION_BUCKETS
+        )
         self.forward_gaps_total = self._counter("trunkline_forward_gaps", "Gaps filled from an outbox.")
         self.deliver_total = self._counter("trunkline_deliver", "Messages written to a client.")
+        self.deliver_seconds = self._histogram(
+            "trunkline_deliver_seconds",
+            "From a request's acceptance to its answer at the client's connection, by the clocks of both pods.",
+            CALL_BUCKETS,
+        )
         self.slow_readers_total = self._counter("trunkline_slow_readers", "Clients cut off because they do not read.")
         self.lost_answers_total = self._counter(
             "trunkline_lost_answers", "Calls answered by this pod with an error because their answers were lost."
@@ -204,6 +222,43 @@ class Metrics:
         self.audit_broken_heads_total = self._counter(
             "trunkline_audit_broken_heads", "Audit chains whose head was tampered with; verify them."
         )
+
+    def _stores(self) -> None:
+        self.store_up = self._gauges(
+            "trunkline_store_up", "1 if the store answered this process when it last asked.", "store", get_args(Store)
+        )
+        self.store_seconds = self._gauges(
+            "trunkline_store_seconds", "How long its last answer took.", "store", get_args(Store)
+        )
+        self.store_failures_total = self._counters(
+            "trunkline_store_failures", "Questions that it did not answer in time.", "store", get_args(Store)
+        )
+
+    def _lanes(self) -> None:
+        """What every API pod tells of all lanes together: the figures of one pod are enough, sums mean nothing."""
+        every = "in all lanes; each API pod tells the same, so take the maximum."
+        self.backlog_calls = self._gauge("trunkline_backlog_calls", f"Messages that no worker has claimed, {every}")
+        self.backlog_oldest_seconds = self._gauge(
+            "trunkline_backlog_oldest_seconds", f"Age of the oldest message that no worker has claimed, {every}"
+        )
+        self.pending_calls = self._gauge("trunkline_pending_calls", f"Requests not answered yet, {every}")
+        self.parked_calls = self._gauge("trunkline_parked_calls", f"Calls set aside within 30 days, {every}")
+        self.audit_backlog_events = self._gauge(
+            "trunkline_audit_backlog_events", f"Audit events not in Postgres yet, {every}"
+        )
+        self.audit_oldest_seconds = self._gauge(
+            "trunkline_audit_oldest_seconds", f"Age of the oldest audit event not in Postgres yet, {every}"
+        )
+        self.workers = self._gauge("trunkline_workers", "Workers alive; each API pod tells the same.")
+        self.worker_slots = self._gauge(
+            "trunkline_worker_slots", "Calls that all living workers run at once; each API pod tells the same."
+        )
+        self.of_lanes = (
+            self.backlog_calls, self.backlog_oldest_seconds, self.pending_calls, self.parked_calls,
+            self.audit_backlog_events, self.audit_oldest_seconds, self.workers, self.worker_slots,
+        )  # fmt: skip
+        for gauge in self.of_lanes:
+            gauge.set(math.nan)  # until somebody has looked
 
     def refuse(self, reason: Refusal) -> None:
         """Count one refusal, as a message not accepted too.
@@ -268,8 +323,13 @@ class Metrics:
 
     def _gauge(self, name: str, text: str) -> Gauge:
         gauge = Gauge()
-        self._exposed.gauges.append((name, text, gauge))
+        self._exposed.gauges[name] = (text, "", [("", gauge)])
         return gauge
+
+    def _gauges(self, name: str, text: str, label: str, values: Iterable[str]) -> dict[str, Gauge]:
+        children = {value: Gauge() for value in values}
+        self._exposed.gauges[name] = (text, label, list(children.items()))
+        return children
 
     def _histogram(self, name: str, text: str, bounds: tuple[float, ...]) -> Histogram:
         histogram = Histogram(bounds)

@@ -73,7 +73,10 @@ class Settings(BaseSettings):
     )
 
     metrics_port: int = Field(
-        0, ge=0, le=65535, description="Port on which a worker serves `/metrics`, 0 for none; API pods use their own."
+        0,
+        ge=0,
+        le=65535,
+        description="Port on which a pod serves `/metrics` to anybody, 0 for none; API pods also at their own.",
     )
 
     trusted_proxies: CommaSeparated = Field(

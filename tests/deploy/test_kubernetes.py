@@ -311,6 +311,44 @@ def test_workers_are_scaled_by_their_backlog_in_both_ways() -> None:
     assert named_metrics == ["trunkline_running_calls", "trunkline_backlog_calls", None]
 
 
+@in_production
+def test_what_is_scaled_by_and_watched_is_what_monitoring_has(folder: str) -> None:
+    recorded = {
+        rule["record"]
+        for each in of_kind(folder, "PrometheusRule")
+        for group in each["spec"]["groups"]
+        for rule in group["rules"]
+        if "record" in rule
+    }
+    assert {"trunkline:backlog_calls:max", "trunkline:running_calls:sum"} <= recorded
+    assert {
+        "trunkline_active_connections",
+        "trunkline_running_calls",
+        "trunkline_backlog_calls",
+    } <= names_of_metrics()
+    for kind, role, endpoints in (
+        ("ServiceMonitor", "api", "endpoints"),
+        ("PodMonitor", "worker", "podMetricsEndpoints"),
+    ):
+        (monitor,) = of_kind(folder, kind)
+        labels = named(folder, "Deployment", f"trunkline-{role}")["spec"]["template"]["metadata"]["labels"]
+        assert monitor["spec"]["selector"]["matchLabels"].items() <= labels.items()
+        ports = {port["name"] for port in container(folder, role)["ports"]}
+        assert {each["port"] for each in monitor["spec"][endpoints]} <= ports
+
+
+@in_production
+def test_prometheus_is_answered_by_the_name_that_it_uses(folder: str) -> None:
+    (scrape,) = of_kind(folder, "ScrapeConfig")
+    assert scrape["spec"]["authorization"]["credentials"] == {"name": "trunkline", "key": "TRUNKLINE_METRICS_KEY"}
+    (namespace,) = of_kind(folder, "Namespace")
+    for target in scrape["spec"]["staticConfigs"][0]["targets"]:
+        assert target == f"trunkline-api.{namespace['metadata']['name']}.svc"
+        assert target in config(folder)["TRUNKLINE_ALLOWED_HOSTS"].split(",")
+    service = named(folder, "Service", "trunkline-api")
+    assert service["spec"]["ports"][0]["port"] == 80
+
+
 def test_thresholds_of_workers_are_shares_of_their_slots() -> None:
     slots = int(config("overlays/production").get("TRUNKLINE_CONCURRENCY", DEFAULTS["concurrency"]))
     _, keda = scalers("overlays/production")["trunkline-worker"]

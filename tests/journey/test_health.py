@@ -113,9 +113,11 @@ async def test_the_metrics_name_every_station_and_move_with_a_call(
     worker._metrics.close()
     for name, moved in (
         ("trunkline_accept_total", 4),
+        ("trunkline_accept_seconds_count", 4),
         ("trunkline_enqueue_seconds_count", 4),
         ("trunkline_forward_total", 3),
         ("trunkline_deliver_total", 3),
+        ("trunkline_deliver_seconds_count", 3),
         ("trunkline_active_connections", 1),
         ("trunkline_sessions_opened_total", 1),
     ):

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import time
+
 import orjson
 import pytest
+import uuid_utils
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,6 +15,7 @@ from trunkline.envelope import (
     Caller,
     Delivery,
     UnknownVersion,
+    accepted_at,
     decode_caller,
 )
 
@@ -68,8 +72,14 @@ def test_deliveries_that_were_published_together_come_one_by_one() -> None:
         Delivery(f"{'5' * 32}.{'6' * 32}", 3, 0, b"replaced", b""),
         Delivery("7" * 32, 2, 1, b"call.1-1", b"{}"),
     ]
-    payload = b"\n".join(b"%b\n%d\n%d\n%b\n%b" % (each[0].encode(), *each[1:]) for each in sent)
-    assert Delivery.from_payload(payload) == sent
+    payload = b"1795651200000\n" + b"\n".join(b"%b\n%d\n%d\n%b\n%b" % (each[0].encode(), *each[1:]) for each in sent)
+    assert Delivery.from_payload(payload) == (1795651200000, sent)
+
+
+def test_the_id_of_a_call_tells_when_it_was_accepted() -> None:
+    before = time.time()
+    made = accepted_at(uuid_utils.uuid7().hex.encode())
+    assert before - 0.002 <= made <= time.time()
 
 
 def test_what_tells_of_accepted_requests_is_told_from_deliveries_by_its_first_byte() -> None:

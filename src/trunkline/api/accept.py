@@ -111,6 +111,7 @@ class Acceptor:
         formal = place is None and envelope.method == _INITIALIZED
         message = Message(call, session, request_id, body, audit, place, formal)
         started = time.perf_counter()
+        self._metrics.accept_seconds.observe(started - request.began)
         try:
             try:
                 admission = await self._calls.accept(identity.owner, message, identity.bounds)

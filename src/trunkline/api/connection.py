@@ -105,7 +105,8 @@ class Corked:
             written = b"".join(self._written)
             self._written.clear()
             self._corked = 0
-            self._transport.write(written)
+            if not self.is_closing():  # the client has gone, or was cut off, since it was written
+                self._transport.write(written)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)

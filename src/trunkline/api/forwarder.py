@@ -93,7 +93,10 @@ class Forwarder:
             for accepted in Accepted.from_payload(payload):
                 self._expect(accepted)
             return
-        for delivery in Delivery.from_payload(payload):
+        published, deliveries = Delivery.from_payload(payload)
+        if published:
+            self._metrics.forward_seconds.observe((self._redis_clock.now_ms() - published) / 1000)
+        for delivery in deliveries:
             self._deliver(delivery)
 
     def _deliver(self, delivery: Delivery) -> None:

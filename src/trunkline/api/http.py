@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import MutableMapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
@@ -39,13 +40,15 @@ class ClientGone(Exception):
 class Request:
     """One HTTP request: what its route needs of it."""
 
-    __slots__ = ("_cycle", "cors", "head", "protocol", "tenant", "told", "waited")
+    __slots__ = ("_cycle", "began", "cors", "head", "protocol", "tenant", "told", "waited")
 
     def __init__(self, head: Head, protocol: Protocol, cycle: RequestResponseCycle) -> None:
         self.head = head
         self.protocol = protocol
         """The connection that the request came on."""
         self._cycle = cycle
+        self.began = time.perf_counter()
+        """When its head had arrived."""
         self.tenant = ""
         """The name of the tenant in the path, for routes that have one."""
         self.cors: Headers = ()

@@ -43,6 +43,7 @@ from trunkline.streams.custodian import Custodian
 from trunkline.streams.revocations import Revocations
 from trunkline.streams.sessions import Sessions
 from trunkline.streams.snapshots import Snapshots
+from trunkline.streams.watch import Watch
 from trunkline.tenants.directory import TenantDirectory
 from trunkline.tenants.last_use import LastUse
 from trunkline.tenants.passwords import Passwords
@@ -145,6 +146,7 @@ class ApiProcess:
         finally:
             if self._passwords is not None:
                 self._passwords.close()
+            self._metrics.close()
             await database.aclose()
             await redis.aclose()
 
@@ -161,12 +163,15 @@ class ApiProcess:
         settings = self._settings
         self._redis = redis
         self._metrics = Metrics("api", __version__)
+        if settings.metrics_port:
+            self._metrics.serve(settings.metrics_port)
         self._connections = Connections()
         snapshots = Snapshots(redis)
         self._directory = TenantDirectory(database, snapshots, settings)
         self._keyring = Keyring(snapshots, database)
         self._verifier = Verifier(settings, self._keyring, Revocations(redis), database, redis.clock.now)
         self._custodian = Custodian(redis, self._metrics, every=_LOOK_EVERY, grace_ms=_SWEEP_GRACE_MS)
+        self._watch = Watch(redis, database.ping, self._metrics, lanes=True)
         sessions = Sessions(redis, self._pod)
         self._last_use = LastUse(database, redis.clock.now)
         authenticator = Authenticator(self._directory, self._verifier, settings, self._last_use.note)
@@ -241,6 +246,7 @@ class ApiProcess:
             asyncio.create_task(self._custodian.run(), name="custodian"),
             asyncio.create_task(self._drop_slow_clients(), name="slow clients"),
             asyncio.create_task(self._last_use.run(), name="last use"),
+            asyncio.create_task(self._watch.run(), name="watch"),
         ]
         # What start-up made is never garbage, and a batch of calls makes more than the usual 700 objects: 4 % of CPU.
         gc.freeze()

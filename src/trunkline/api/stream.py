@@ -11,6 +11,7 @@ of a slow reader leave no room for is in the outbox, and comes with a later page
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 
@@ -21,7 +22,7 @@ from trunkline.api.events import POLL, REPLACED, SESSION_ENDED, EventStream, eve
 from trunkline.api.hold import Hold
 from trunkline.envelope import POLL as TO_POLL
 from trunkline.envelope import REPLACED as WAS_REPLACED
-from trunkline.envelope import Accepted, Delivery
+from trunkline.envelope import Accepted, Delivery, accepted_at
 from trunkline.logs import stations
 from trunkline.metrics import Metrics
 from trunkline.settings import Settings
@@ -159,6 +160,8 @@ class Stream(EventStream):
         if not self.wants(tag):
             return True
         self._metrics.deliver_total.inc()
+        if final:
+            self._metrics.deliver_seconds.observe(time.time() - accepted_at(tag))
         if stations.on:
             stations.log("deliver", tenant=self.slug, session=self.name, offset=offset)
         self.emit(b"%d" % offset, body, final=final)

@@ -154,7 +154,8 @@ def _prepare(platform: _Platform, names: NamesOfServers) -> str:
 def _processes(platform: _Platform, workers: int, stop: _Stop) -> Iterator[list[Child]]:
     env = os.environ | platform.env
     logs = platform.data.logs
-    children = [Child("API", platform.arguments, logs / "api.log", env)]
+    # A port of its own for metrics is the worker's: the API process has one to serve them on.
+    children = [Child("API", platform.arguments, logs / "api.log", env | {"TRUNKLINE_METRICS_PORT": "0"})]
     for number in range(1, workers + 1):
         name = "worker" if workers == 1 else f"worker {number}"
         children.append(Child(name, ("worker",), logs / f"worker-{number}.log", env))

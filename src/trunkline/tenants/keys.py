@@ -250,7 +250,7 @@ class Keys:
         It is written down when Postgres is back. Until then nobody knows whether there is such a key.
 
         Raises:
-            KeyNotFound: nothing is called that.
+            KeyNotFound: Postgres knows none of that id, such as one of after a backup; it is refused all the same.
             Unavailable: Redis is away.
         """
         if not _KEY_ID.fullmatch(key_id):
@@ -272,9 +272,12 @@ class Keys:
                 row = await _read_key(session, emergency.target)
                 at = datetime.fromtimestamp(emergency.at, UTC)
                 await self._revoke_in(session, row, at, _by(emergency), emergency=True)
-        except KeyNotFound:
+        except KeyNotFound as error:
             await self._emergencies.forget(emergency)
-            raise
+            raise KeyNotFound(
+                f"The database knows no key {emergency.target!r}. Should there be one all the same, as where an old "
+                "backup was restored, it is refused everywhere now."
+            ) from error
         await self._emergencies.forget(emergency)
         return record_of(row)
 

@@ -34,6 +34,7 @@ from trunkline.streams.control import CallCancelled, Event, TenantChanged, decod
 from trunkline.streams.custodian import Custodian
 from trunkline.streams.snapshots import Snapshots
 from trunkline.streams.subscriber import Subscriber
+from trunkline.streams.watch import Watch
 from trunkline.streams.workers import Pulse, first_beat
 from trunkline.tenants.config_reader import ConfigReader
 from trunkline.tenants.directory import TenantDirectory
@@ -139,6 +140,7 @@ class WorkerProcess:
         self._database = database
         self._tell_hosted = partial(keep_announcing, database, [_hosted(each) for each in self._catalog.toolsets])
         self._custodian = Custodian(redis, self._metrics, every=_LOOK_EVERY, grace_ms=_SWEEP_GRACE_MS)
+        self._watch = Watch(redis, database.ping, self._metrics, lanes=False)
         self._clients = self._consumer.clients
         self._catalog.listen(self._clients.announcements.heard)
         self._control = redis.keys.control.encode()
@@ -158,6 +160,7 @@ class WorkerProcess:
             asyncio.create_task(self._consumer.watch_deadlines(), name="deadlines"),
             asyncio.create_task(self._consumer.keep_clock(), name="clock"),
             asyncio.create_task(self._custodian.run(), name="custodian"),
+            asyncio.create_task(self._watch.run(), name="watch"),
             asyncio.create_task(self._tell_hosted(), name="hosted"),
             asyncio.create_task(keep_forgetting(self._database), name="idempotency"),
         ]

@@ -58,7 +58,7 @@ def test_in_an_emergency_it_is_written_down_at_once_where_postgres_is_there(trun
     assert trunkline.rows("key", "list", "acme")[0]["state"] == "revoked"
     assert "Suspended tenant" in trunkline("tenant", "suspend", "acme", "--emergency")
     assert trunkline.rows("tenant", "list")[0]["status"] == "suspended"
-    assert "There is no key" in trunkline("key", "revoke", "key_" + "0" * 32, "--emergency", code=1)
+    assert "refused everywhere now" in trunkline("key", "revoke", "key_" + "0" * 32, "--emergency", code=1)
 
 
 def test_in_an_emergency_pods_are_told_though_postgres_is_away(

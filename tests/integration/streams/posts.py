@@ -23,7 +23,7 @@ class Channel:
         self.heard: asyncio.Queue[Delivery] = asyncio.Queue()
 
     def came(self, payload: bytes) -> None:
-        for delivery in Delivery.from_payload(payload):
+        for delivery in Delivery.from_payload(payload)[1]:
             self.heard.put_nowait(delivery)
 
     async def next(self) -> Delivery:

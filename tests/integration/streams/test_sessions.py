@@ -30,7 +30,7 @@ async def test_live_copies_go_to_the_pod_that_attached_last(wire: Wire) -> None:
         if reply[0] == b"message":
             if reply[2][0] == TELLS_OF_ACCEPTED:
                 return
-            heard.extend(Delivery.from_payload(reply[2]))
+            heard.extend(Delivery.from_payload(reply[2])[1])
             arrived.set()
 
     pods = wire.redis.keys.tenant(wire.owner.tenant).pods

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from datetime import timedelta
 
 import pytest
+from pydantic import SecretStr
 from tests.stores import as_owner
 
 from trunkline.audit.by import CLI
 from trunkline.audit.record import Recorder
 from trunkline.db import Database
-from trunkline.errors import Conflict
+from trunkline.errors import Conflict, StartRefused
 from trunkline.settings import Settings
 from trunkline.streams.client import Redis
 from trunkline.tenants.key_options import Wanted
 from trunkline.tenants.keys import Keys
 from trunkline.tenants.rotation import SigningKeys
 from trunkline.tenants.tenants import DIRECTORY, Tenants, read
+from trunkline.tenants.verify import Verifier
 
 LONG_AGO = "UPDATE signing_keys SET not_before = now() - interval '{}' WHERE kid = '{}'"
 
@@ -56,3 +59,20 @@ async def test_a_signing_key_is_not_retired_when_the_next_one_has_only_just_begu
     for kid, ago in ((old.kid, "1 day"), (new.kid, "61 seconds")):
         await as_owner(settings.database_url, LONG_AGO.format(ago, kid), task="operator")
     assert (await signing.retire(old.kid)).state == "retired"
+
+
+async def test_where_the_secret_was_lost_keys_stay_good_and_a_new_signing_key_signs_new_ones(
+    settings: Settings, tenants: Tenants, keys: Keys, database: Database, redis: Redis, verifier: Verifier
+) -> None:
+    await tenants.create("acme")
+    before, _ = await keys.issue("acme")
+    settings = settings.model_copy(update={"secret_key": SecretStr(secrets.token_hex(32))})
+    await verifier.authenticate(before, "acme")
+    keys = Keys(settings, database, redis)
+    with pytest.raises(StartRefused, match="SECRET_KEY"):
+        await keys.issue("acme")
+    await SigningKeys(settings, database, redis, Recorder(settings.secret_key)).rotate(ahead=timedelta(0))
+    after, _ = await keys.issue("acme")
+    await verifier.refresh()  # which pods do when they hear of it
+    for token in (before, after):
+        assert verifier.verify(token, "acme").slug == "acme"

@@ -11,12 +11,18 @@ class Transport:
 
     def __init__(self) -> None:
         self.writes: list[bytes] = []
+        self.closed = False
 
     def write(self, data: bytes) -> None:
+        if self.closed:
+            raise RuntimeError("unable to perform operation on it; the handler is closed")  # as uvloop's does
         self.writes.append(data)
 
+    def abort(self) -> None:
+        self.closed = True
+
     def is_closing(self) -> bool:
-        return False
+        return self.closed
 
 
 def corked() -> tuple[Corked, Transport]:
@@ -50,3 +56,13 @@ async def test_what_is_to_be_sent_at_once_waits_for_nothing_but_what_was_written
     connection.write_at_once(b"three")
     await asyncio.sleep(0)
     assert transport.writes == [b"one", b"two three"]
+
+
+async def test_what_was_written_to_a_client_that_is_gone_by_then_is_dropped_without_a_word() -> None:
+    connection, transport = corked()
+    complaints: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    connection.write(b"the answer")
+    connection.abort()
+    await asyncio.sleep(0)
+    assert (transport.writes, complaints) == ([], [])

@@ -100,10 +100,10 @@ async def test_what_redis_says_is_pending_replaces_what_was_thought_to_be() -> N
     stream = open_stream(client)
     stream._clock = lambda: 100.0
     stream.expect(Accepted(SESSION, b"cancelled", b"0"))
-    hold(stream, Accepted(SESSION, b"later", b"3"), Delivery(SESSION, 1, 2, b"answered", b"{}"))
+    hold(stream, Accepted(SESSION, b"later", b"3"), Delivery(SESSION, 1, 2, b"c4", b"{}"))
     stream.catch_up(
-        [Waiting(b"c1", b"1", 30.0), Waiting(b"late", b"2", 0.0), Waiting(b"answered", b"4", 20.0)],
-        [Sent(1, b"{}", b"other"), Sent(2, b"{}", b"answered")],
+        [Waiting(b"c1", b"1", 30.0), Waiting(b"late", b"2", 0.0), Waiting(b"c4", b"4", 20.0)],
+        [Sent(1, b"{}", b"c0"), Sent(2, b"{}", b"c4")],
     )
     assert stream.overdue(105.0), "it asks again soon for what is overdue and pending still"
     assert not stream.overdue(104.9)

@@ -4,17 +4,18 @@
 -- record: the key of the stream's record, which the outbox's name begins with; name: the stream's
 -- Entry: id "<offset>-<epoch ms>", field m the message, field c its tag: the call that it answers, or one with a dot in it
 -- for what is sent while a call runs or belongs to none.
+-- A live copy is five lines; in front of those that leave together is when: epoch ms.
 -- box: field of the record: newest offset, oldest offset kept, bytes kept, epoch ms until which they are kept
 -- holder: field of the record: generation of the stream and the pod that holds it
 -- bare: whether this is the last message, whose stream needs no record
 -- limits: 1 messages, 2 bytes, 3 lifetime in ms, made once by outbox_limits
 -- Returns the offset and the new box; 0 where Redis has lost the record.
-local copies, most_copied = {}, 65536
+local copies, most_copied, copied_at = {}, 65536, '0'
 
 local function send(channel)
   local waiting = copies[channel]
   if waiting then
-    redis.call('PUBLISH', channel, table.concat(waiting, '\n'))
+    redis.call('PUBLISH', channel, copied_at .. '\n' .. table.concat(waiting, '\n'))
     copies[channel] = nil
   end
 end
@@ -48,7 +49,8 @@ local function append(record, name, pods, box, holder, limits, now, tag, body, b
   bytes = bytes + #body
   local left = kept - now
   if left <= 0 then first, bytes = offset, #body end -- the outbox has expired
-  redis.call('XADD', outbox, offset .. '-' .. string.format('%d', now), 'm', body, 'c', tag)
+  copied_at = string.format('%d', now)
+  redis.call('XADD', outbox, offset .. '-' .. copied_at, 'm', body, 'c', tag)
 
   -- The expiry is renewed when it has come near, not with every message; then what is too old leaves, too.
   local messages, most_bytes, lifetime = unpack(limits)

@@ -45,7 +45,7 @@ local now = clock()
 -- A full Redis refuses the first write, and nobody is told.
 if record then make(KEYS[1], ARGV[3], record, KEYS[2], state[2], state[1], ARGV[8]) end
 redis.call('HSET', KEYS[2], 'holder', (generation + 1) .. ' ' .. ARGV[5], 'box', state[2])
-redis.call('PUBLISH', ARGV[7] .. pod, ARGV[4] .. '\n' .. generation .. '\n0\nreplaced\n')
+redis.call('PUBLISH', ARGV[7] .. pod, '0\n' .. ARGV[4] .. '\n' .. generation .. '\n0\nreplaced\n')
 generation = generation + 1
 renew(KEYS[1], KEYS[4], ARGV[1], ARGV[8], now)
 if ARGV[3] ~= '' then redis.call('PEXPIRE', KEYS[2], ARGV[8]) end

@@ -16,7 +16,7 @@ local now, abandoned, members = clock(), {}, {}
 
 local function tell(name, holder)
   local generation, pod = string.match(holder, '(%d+) (.*)')
-  redis.call('PUBLISH', ARGV[4] .. pod, name .. '\n' .. generation .. '\n0\nclosed\n')
+  redis.call('PUBLISH', ARGV[4] .. pod, '0\n' .. name .. '\n' .. generation .. '\n0\nclosed\n')
 end
 
 local fields = redis.call('HGETALL', KEYS[1])

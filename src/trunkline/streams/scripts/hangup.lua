@@ -13,4 +13,4 @@ if ARGV[2] ~= '' then
 end
 if not holder then return 0 end
 local generation, pod = string.match(holder, '(%d+) (.*)')
-return redis.call('PUBLISH', ARGV[3] .. pod, name .. '\n' .. generation .. '\n0\npoll\n')
+return redis.call('PUBLISH', ARGV[3] .. pod, '0\n' .. name .. '\n' .. generation .. '\n0\npoll\n')
