@@ -1,4 +1,4 @@
-"""What docker-compose.yml and nginx/ say of the program is what the program does."""
+"""What nginx/ says of the program is what the program does."""
 
 from __future__ import annotations
 
@@ -6,36 +6,12 @@ import re
 from pathlib import Path
 
 import orjson
-import pytest
-import yaml
 
 from trunkline.api.run import _KEEP_ALIVE
-from trunkline.settings import Settings, load_settings
+from trunkline.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 DEFAULTS = {name: field.default for name, field in Settings.model_fields.items()}
-
-
-def test_the_urls_in_the_compose_file_are_those_of_its_stores(monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (ROOT / "docker-compose.yml").read_text()
-    services = yaml.safe_load(text)["services"]
-    assert {tuple(service["ports"]) for service in services.values()} == {
-        ("127.0.0.1:5432:5432",),
-        ("127.0.0.1:6379:6379",),
-    }
-    for name, value in re.findall(r"export (TRUNKLINE_\w+)=(\S+)", text):
-        monkeypatch.setenv(name, value)
-    settings = load_settings(environment="dev")
-    login = services["postgres"]["environment"]
-    user, password, database = (login[f"POSTGRES_{part}"] for part in ("USER", "PASSWORD", "DB"))
-    assert settings.database_url == f"postgresql://{user}:{password}@127.0.0.1:5432/{database}"
-    assert settings.redis_url == "redis://127.0.0.1:6379/0"
-
-
-def test_redis_in_the_compose_file_keeps_calls_and_evicts_nothing() -> None:
-    _, *flags = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["redis"]["command"]
-    given = dict(zip(flags[::2], flags[1::2], strict=True))
-    assert given == {"--appendonly": "yes", "--appendfsync": "everysec", "--maxmemory-policy": "noeviction"}
 
 
 NGINX = (ROOT / "nginx" / "nginx.conf").read_text()
