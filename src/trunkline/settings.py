@@ -1,14 +1,22 @@
-"""Every setting, with its default, its unit and its environment variable (`TRUNKLINE_` and the name in capitals)."""
+"""Every setting, with its default, its unit and its environment variable (`TRUNKLINE_` and the name in capitals).
+
+Where SECRETS_DIR names a directory, a file in it that is named like a variable gives its value, as container engines
+and orchestrators mount secrets. The environment wins.
+"""
 
 from __future__ import annotations
 
+import os
+import warnings
+from collections.abc import Mapping
 from functools import cached_property
 from ipaddress import ip_network
+from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SecretsSettingsSource, SettingsConfigDict, SettingsError
 
 from trunkline.errors import StartRefused
 
@@ -19,12 +27,15 @@ SHORTEST_SECRET = 32
 
 
 class Settings(BaseSettings):
-    """Configuration of one process, read from the environment once and never changed."""
+    """Configuration of one process, read from the environment and files once and never changed."""
 
     model_config = SettingsConfigDict(env_prefix="TRUNKLINE_", frozen=True, extra="ignore")
 
     environment: Literal["production", "dev"] = Field(
         "production", description="`dev` is set by `trunkline dev`; it alone may run on generated secrets."
+    )
+    secrets_dir: str = Field(
+        "", description="Directory whose files, named like variables, give what the environment does not."
     )
     database_url: str = Field("", description="Postgres, as `postgresql://user:password@host:port/name`.")
     migration_database_url: str = Field(
@@ -221,13 +232,15 @@ class Settings(BaseSettings):
 
 
 def load_settings(**overrides: object) -> Settings:
-    """Read the settings from the environment; `overrides` win.
+    """Read the settings from the environment and from the files of SECRETS_DIR; `overrides` win.
 
     Raises:
-        StartRefused: a value is missing, malformed or contradicts another; the sentence says which.
+        StartRefused: a value is missing, malformed or contradicts another, or a file cannot be read; the sentence
+            says which.
     """
+    in_files = {key: value for key, value in _read_files(os.environ).items() if not os.environ.get(_variable(key))}
     try:
-        return Settings(**overrides)  # type: ignore[arg-type]
+        return Settings(**(in_files | overrides))  # type: ignore[arg-type]
     except ValidationError as error:
         sentences = []
         for problem in error.errors():
@@ -235,3 +248,32 @@ def load_settings(**overrides: object) -> Settings:
             text = problem["msg"].removeprefix("Value error, ")
             sentences.append(f"{name}: {text}" if name else f"TRUNKLINE_{text}")
         raise StartRefused("; ".join(sentences)) from error
+
+
+def with_files(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment, completed with what the files of SECRETS_DIR hold; what is set in the environment wins.
+
+    Raises:
+        StartRefused: the directory is none, or a file in it cannot be read.
+    """
+    found = {_variable(key): value for key, value in _read_files(environment).items()}
+    return found | {name: value for name, value in environment.items() if value or name not in found}
+
+
+def _variable(field: str) -> str:
+    return f"TRUNKLINE_{field.upper()}"
+
+
+def _read_files(environment: Mapping[str, str]) -> dict[str, str]:
+    """What files give, by field."""
+    directory = environment.get("TRUNKLINE_SECRETS_DIR")
+    if not directory:
+        return {}
+    if not Path(directory).is_dir():
+        raise StartRefused(f"TRUNKLINE_SECRETS_DIR: {directory} is no directory that can be read here.")
+    try:
+        with warnings.catch_warnings(action="error"):  # of a file that is passed over: nothing here is by mistake
+            read = SecretsSettingsSource(Settings, secrets_dir=directory)()
+    except SettingsError as error:
+        raise StartRefused(f"TRUNKLINE_SECRETS_DIR: {error.__cause__ or error}") from error
+    return {key: str(value) for key, value in read.items()}

@@ -13,16 +13,17 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[2]
-LOCK = (ROOT / "requirements.lock").read_text()
+LOCKS = [ROOT / "requirements.lock", *sorted((ROOT / "locks").iterdir())]
+TOGETHER = "\n".join(lock.read_text() for lock in (ROOT / "requirements.lock", ROOT / "locks" / "tools.lock"))
 ENTRY = re.compile(
     r"(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^ ;\\]+)(?: ; (?P<marker>[^\\]+?))?"
     r"(?P<hashes>(?: \\\n    --hash=sha256:[0-9a-f]{64})+)"
 )
 
 
-def locked() -> dict[str, list[Version]]:
+def locked(text: str = TOGETHER) -> dict[str, list[Version]]:
     found: dict[str, list[Version]] = {}
-    for entry in ENTRY.finditer(LOCK):
+    for entry in ENTRY.finditer(text):
         found.setdefault(canonicalize_name(entry["name"]), []).append(Version(entry["version"]))
     return found
 
@@ -38,17 +39,22 @@ def direct_requirements() -> list[Requirement]:
     return [Requirement(line) for line in lines]
 
 
-def test_every_line_of_the_lock_is_a_version_with_hashes_and_nothing_else() -> None:
-    assert ENTRY.sub("", LOCK).strip() == ""
+@pytest.fixture(params=LOCKS, ids=lambda path: path.name)
+def lock(request: pytest.FixtureRequest) -> str:
+    return Path(request.param).read_text()
 
 
-def test_the_lock_names_no_host_and_no_path() -> None:
-    assert not re.search(r"://|file:|@|--(?:extra-)?index|--find-links|(?:^|\s)[./~]", LOCK)
+def test_every_line_of_a_lock_is_a_version_with_hashes_and_nothing_else(lock: str) -> None:
+    assert ENTRY.sub("", lock).strip() == ""
 
 
-def test_every_requirement_is_locked_once_for_all_platforms() -> None:
-    assert {name for name, versions in locked().items() if len(versions) > 1} == set()
-    for entry in ENTRY.finditer(LOCK):
+def test_a_lock_names_no_host_and_no_path(lock: str) -> None:
+    assert not re.search(r"://|file:|@|--(?:extra-)?index|--find-links|(?:^|\s)[./~]", lock)
+
+
+def test_every_requirement_is_locked_once_for_all_platforms(lock: str) -> None:
+    assert {name for name, versions in locked(lock).items() if len(versions) > 1} == set()
+    for entry in ENTRY.finditer(lock):
         if entry["marker"]:
             Marker(entry["marker"])
 
@@ -61,7 +67,7 @@ def test_a_direct_requirement_is_locked_at_a_version_that_it_allows(requirement:
 
 
 @pytest.mark.parametrize(
-    "name", ["pyproject.toml", *sorted(f"scripts/{file.name}" for file in (ROOT / "scripts").iterdir())]
+    "name", ["Dockerfile", "pyproject.toml", *sorted(f"scripts/{file.name}" for file in (ROOT / "scripts").iterdir())]
 )
 def test_what_installs_names_no_package_index(name: str) -> None:
     text = (ROOT / name).read_text().replace("--no-emit-index-url", "")

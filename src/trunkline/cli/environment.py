@@ -30,8 +30,8 @@ NEEDED: Final = ("TRUNKLINE_SECRET_KEY", "TRUNKLINE_DATABASE_URL", "TRUNKLINE_RE
 
 WHERE: Final = (
     "Works on the deployment whose settings are in the environment: TRUNKLINE_SECRET_KEY, TRUNKLINE_DATABASE_URL, "
-    "TRUNKLINE_REDIS_URL, and TRUNKLINE_PUBLIC_URL as its API pods have it. What is not set is taken from "
-    ".trunkline/dev.json in the current directory, which `trunkline dev` writes."
+    "TRUNKLINE_REDIS_URL, and TRUNKLINE_PUBLIC_URL as its API pods have it, or in files of TRUNKLINE_SECRETS_DIR. "
+    "What is not set is taken from .trunkline/dev.json in the current directory, which `trunkline dev` writes."
 )
 """For the help of every group of commands that works so."""
 
@@ -121,18 +121,17 @@ def deployment_settings() -> Settings:
     Raises:
         StartRefused: something is missing or malformed; the sentence says what to set.
     """
-    offered = _dev_environment()
-    if all(os.environ.get(name) in {None, "", value} for name, value in offered.items() if name in NEEDED):
+    from trunkline.settings import load_settings, with_files
+
+    offered, given = _dev_environment(), with_files(os.environ)
+    if all(given.get(name) in {None, "", value} for name, value in offered.items() if name in NEEDED):
         for name, value in offered.items():
-            os.environ[name] = os.environ.get(name) or value
-    missing = [name for name in NEEDED if not os.environ.get(name)]
+            given[name] = os.environ[name] = given.get(name) or value
+    missing = [name for name in NEEDED if not given.get(name)]
     if missing:
         raise StartRefused(
             f"Set {' and '.join(missing)}, or run this where `trunkline dev` was started, beside {DEV_FILE}."
         )
-
-    from trunkline.settings import load_settings
-
     return load_settings()
 
 

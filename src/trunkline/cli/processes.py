@@ -111,15 +111,15 @@ def settings(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")
 
     Secrets are masked.
     """
-    rows = setting_rows(os.environ)
+    from trunkline.settings import load_settings, with_files
+
+    rows = setting_rows(with_files(os.environ))
     if as_json:
         print_json(rows)
     else:
         for row in rows:
             origin = "" if row["value"] == row["default"] else f"  (default: {row['default'] or 'empty'})"
             typer.echo(f"{row['name']}={row['value']}{origin}\n    {row['description']}")
-    from trunkline.settings import load_settings
-
     try:
         load_settings()
     except StartRefused as error:

@@ -19,7 +19,7 @@ from trunkline.dev.process import free_port, port_is_free
 from trunkline.dev.servers import NamesOfServers, names_of_servers
 from trunkline.dev.stores import Stores, running_stores
 from trunkline.errors import StartRefused, TrunklineError
-from trunkline.settings import Settings, load_settings
+from trunkline.settings import Settings, load_settings, with_files
 from trunkline.snippets import Address, describe
 
 TENANT = "demo"
@@ -108,8 +108,9 @@ def _signals() -> Iterator[_Stop]:
 
 @contextlib.contextmanager
 def _stores(data: DataDirectory) -> Iterator[Stores]:
-    database_url = os.environ.get("TRUNKLINE_DATABASE_URL", "")
-    redis_url = os.environ.get("TRUNKLINE_REDIS_URL", "")
+    given = with_files(os.environ)
+    database_url = given.get("TRUNKLINE_DATABASE_URL", "")
+    redis_url = given.get("TRUNKLINE_REDIS_URL", "")
     with contextlib.ExitStack() as stack:
         with step("Postgres and Redis"):
             stores = stack.enter_context(running_stores(data, database_url=database_url, redis_url=redis_url))
@@ -119,7 +120,7 @@ def _stores(data: DataDirectory) -> Iterator[Stores]:
 def _configure(data: DataDirectory, stores: Stores, host: str, port: int, servers: tuple[str, ...]) -> _Platform:
     """Ours where we know better, the environment's everywhere else."""
     variables = {f"TRUNKLINE_{field.upper()}": field for field in Settings.model_fields}
-    env = {name: os.environ[name] for name in variables if os.environ.get(name)}
+    env = {name: value for name, value in with_files(os.environ).items() if name in variables and value}
     if host in _EVERYWHERE:
         env.setdefault("TRUNKLINE_ALLOWED_HOSTS", "*")
     reached = _EVERYWHERE.get(host, host)
