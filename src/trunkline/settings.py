@@ -31,7 +31,15 @@ class Settings(BaseSettings):
         "",
         description="Postgres as the owner of the tables, for `trunkline migrate`; empty for DATABASE_URL.",
     )
-    redis_url: str = Field("", description="Redis 7.0 or newer or Valkey, as `redis://` or `rediss://`.")
+    redis_url: str = Field(
+        "",
+        description="Redis 7.0 or newer or Valkey: `redis://`, `rediss://` (TLS), or by way of Sentinels "
+        "`redis+sentinel://` and `rediss+sentinel://` (docs/redis.md).",
+    )
+    redis_sentinel_username: str = Field("", description="As whom to log in to the Sentinels; empty for `default`.")
+    redis_sentinel_password: SecretStr = Field(
+        SecretStr(""), description="Password of the Sentinels; empty where they want none."
+    )
     redis_prefix: str = Field("tl1:", description="In front of every Redis key and channel of this deployment.")
     public_url: str = Field(
         "http://127.0.0.1:8000",

@@ -16,10 +16,11 @@ from functools import cache
 from importlib import resources
 from typing import Self
 
-from trunkline.errors import Unavailable
+from trunkline.errors import StartRefused, Unavailable
 from trunkline.settings import Settings
 from trunkline.streams.clock import RedisClock
-from trunkline.streams.connection import Argument, Connection, ConnectionLost, RedisRefusal, Reply
+from trunkline.streams.connection import Argument, Connection, ConnectionLost, RedisRefusal, Reply, Unusable
+from trunkline.streams.dialer import Dialer
 from trunkline.streams.keys import Keys
 
 _PASSING = frozenset({"LOADING", "BUSY", "TRYAGAIN", "MASTERDOWN", "CLUSTERDOWN", "NOSCRIPT"})
@@ -27,6 +28,9 @@ _NO_WRITES = frozenset({"OOM", "READONLY", "MISCONF", "NOREPLICAS"})
 _INCLUDE = re.compile(r"^--@include (\w+)$", re.MULTILINE)
 
 _Attempt = Callable[[Connection], "asyncio.Future[Reply]"]
+
+_LEAVE_EVERY = 1.0
+"""Seconds between two connections to a server that takes no writes."""
 
 PATIENCE = 3.0
 """Seconds for which a command is tried again while Redis is away, unless the caller says otherwise."""
@@ -59,16 +63,27 @@ class Redis:
         self.process = process
         self.clock = RedisClock()
         """What time it is, for whatever pods must agree on; read it now and then."""
+        self._dialer = Dialer(settings, process)
         self._connection: Connection | None = None
         self._dialing: asyncio.Task[Connection] | None = None
         self._closed = False
+        self._left_at = float("-inf")
 
     @classmethod
     async def connect(cls, settings: Settings, process: str, *, patience: float = PATIENCE) -> Self:
-        """Connect as `process` ("api", "worker", "cli"), waiting up to `patience` seconds for Redis."""
+        """Connect as `process` ("api", "worker", "cli"), waiting up to `patience` seconds for Redis.
+
+        Raises:
+            StartRefused: TRUNKLINE_REDIS_URL cannot be read, or leads to what cannot be trusted or refuses us.
+            Unavailable: Redis is away.
+        """
         redis = cls(settings, process)
-        await redis.command("PING", patience=patience)
-        await redis.clock.read(redis)
+        try:
+            await redis.command("PING", patience=patience)
+            await redis.clock.read(redis)
+        except BaseException:
+            await redis.aclose()
+            raise
         return redis
 
     async def aclose(self) -> None:
@@ -80,11 +95,13 @@ class Redis:
             connection, self._connection = self._connection, None
             connection.close()
             await connection.lost
+        await self._dialer.aclose()
 
-    async def dial(self, role: str, **options: object) -> Connection:
+    async def dial(
+        self, role: str, *, on_push: Callable[[Reply], None] | None = None, timeout: float = 5.0
+    ) -> Connection:
         """A connection of one's own, for blocking reads and subscriptions."""
-        name = f"trunkline-{self.process}-{role}"
-        return await Connection.open(self.settings.redis_url, name, **options)  # type: ignore[arg-type]
+        return await self._dialer.open(role, on_push=on_push, timeout=timeout)
 
     async def command(self, *command: Argument, patience: float | None = PATIENCE) -> Reply:
         """Run a command that is harmless when repeated; `patience` None tries until it succeeds."""
@@ -93,7 +110,7 @@ class Redis:
             try:
                 return await connection.send(*command)
             except (ConnectionLost, RedisRefusal) as error:
-                _raise_unless_passing(error, patience)
+                self._raise_unless_passing(error, patience)
         return await self._persist(patience, end, lambda there: there.send(*command))
 
     async def script(
@@ -105,7 +122,7 @@ class Redis:
             try:
                 return await connection.send("EVALSHA", digest(name), len(keys), *keys, *args, 0)
             except (ConnectionLost, RedisRefusal) as error:
-                _raise_unless_passing(error, patience)
+                self._raise_unless_passing(error, patience)
                 repeated = int(isinstance(error, ConnectionLost))
 
         def attempt(there: Connection) -> asyncio.Future[Reply]:
@@ -128,7 +145,7 @@ class Redis:
                     return await attempt(await self._connected())
             except (ConnectionLost, RedisRefusal, TimeoutError) as error:
                 if not isinstance(error, TimeoutError):
-                    _raise_unless_passing(error, patience)
+                    self._raise_unless_passing(error, patience)
                 if self._closed or clock() + pause > end:
                     raise Unavailable("Redis is away; try again shortly.", retry_after=1) from error
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
@@ -149,12 +166,26 @@ class Redis:
         self._connection = await self.dial("commands", timeout=PATIENCE)
         return self._connection
 
+    def _raise_unless_passing(self, error: ConnectionLost | RedisRefusal, patience: float | None) -> None:
+        """Lost connections, flushed scripts and a Redis that starts pass; one without writes, for the patient."""
+        if isinstance(error, ConnectionLost):
+            if isinstance(error, Unusable) and self._connection is None and patience is not None:
+                raise StartRefused(f"{error}.".replace("..", ".")) from error
+            return
+        if error.kind in _PASSING:
+            return
+        if error.kind not in _NO_WRITES:
+            raise error
+        if error.kind == "READONLY":
+            self._leave_replica()
+            if self._dialer.follows:  # another one takes over, or has
+                return
+        if patience is not None:
+            raise Unavailable("Redis accepts no writes at the moment; try again shortly.", retry_after=5) from error
 
-def _raise_unless_passing(error: ConnectionLost | RedisRefusal, patience: float | None) -> None:
-    """Lost connections, flushed scripts and a Redis that starts pass; one that takes no writes, for the patient."""
-    if isinstance(error, ConnectionLost) or error.kind in _PASSING:
-        return
-    if error.kind not in _NO_WRITES:
-        raise error
-    if patience is not None:
-        raise Unavailable("Redis accepts no writes at the moment; try again shortly.", retry_after=5) from error
+    def _leave_replica(self) -> None:
+        """What was the primary is none any more: dial anew, for the address may lead to another server by now."""
+        now = asyncio.get_running_loop().time()
+        if self._connection is not None and now - self._left_at > _LEAVE_EVERY:
+            self._left_at = now
+            self._connection.close()

@@ -1,0 +1,106 @@
+"""A process' connections to Redis: opened to whichever server is the primary, and left when it is not any more.
+
+With Sentinels, a primary that was replaced may live on, cut off from them, and take writes that nobody will ever see.
+So they are asked every second, and connections to any other server are closed; whoever held one dials anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from functools import cached_property
+from weakref import WeakSet
+
+import structlog
+
+from trunkline.settings import Settings
+from trunkline.streams.address import RedisAddress
+from trunkline.streams.connection import Connection, ConnectionLost, RedisRefusal, Reply
+from trunkline.streams.sentinel import Sentinels
+
+_ASK_EVERY = 1.0
+
+log = structlog.get_logger(__name__)
+
+
+class Dialer:
+    """Opens the connections of one event loop."""
+
+    def __init__(self, settings: Settings, process: str) -> None:
+        self._settings = settings
+        self._process = process
+        self._opened: WeakSet[Connection] = WeakSet()
+        self._following: asyncio.Task[None] | None = None
+
+    @cached_property
+    def address(self) -> RedisAddress:
+        """What TRUNKLINE_REDIS_URL says.
+
+        Raises:
+            StartRefused: it cannot be read.
+        """
+        return RedisAddress.parse(self._settings.redis_url)
+
+    @cached_property
+    def _sentinels(self) -> Sentinels | None:
+        address, settings = self.address, self._settings
+        if not address.sentinels:
+            return None
+        login = settings.redis_sentinel_username, settings.redis_sentinel_password.get_secret_value()
+        known = [address.sentinel(place, *login) for place in address.sentinels]
+        return Sentinels(known, address.service, f"trunkline-{self._process}-sentinel")
+
+    @property
+    def follows(self) -> bool:
+        """Whether another server may become the primary, and be found."""
+        return self._sentinels is not None
+
+    async def open(
+        self, role: str, *, on_push: Callable[[Reply], None] | None = None, timeout: float = 5.0
+    ) -> Connection:
+        """A connection to the primary; who gets it closes it.
+
+        Raises:
+            ConnectionLost: there is none that can be reached.
+            Unusable: there is, and it or what finds it is not for us.
+            StartRefused: the settings cannot be read.
+        """
+        name = f"trunkline-{self._process}-{role}"
+        if self._sentinels is None:
+            return await Connection.open(self.address, name, on_push=on_push, timeout=timeout)
+        primary = await self._sentinels.primary()
+        connection = await Connection.open(self.address.at(primary), name, on_push=on_push, timeout=timeout)
+        try:
+            (state, *_) = await connection.send("ROLE")
+        except RedisRefusal as error:
+            connection.close()
+            raise ConnectionLost(f"Redis at {primary} does not tell its role: {error}") from error
+        except BaseException:
+            connection.close()
+            raise
+        if state != b"master":
+            connection.close()
+            raise ConnectionLost(f"Redis at {primary} is no primary")
+        self._opened.add(connection)
+        if self._following is None or self._following.done():
+            self._following = asyncio.create_task(self._follow(self._sentinels))
+        return connection
+
+    async def aclose(self) -> None:
+        """Ask nobody any more; the connections that were opened are their holders' to close."""
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.gather(self._following, return_exceptions=True)
+        if self._sentinels is not None:
+            self._sentinels.close()
+
+    async def _follow(self, sentinels: Sentinels) -> None:
+        while True:
+            await asyncio.sleep(_ASK_EVERY)
+            with contextlib.suppress(ConnectionLost):
+                primary = await sentinels.primary()
+                for connection in list(self._opened):
+                    if connection.place != primary and not connection.lost.done():
+                        log.warning("leaving a server that is not the primary", at=str(connection.place))
+                        connection.close()
