@@ -7,7 +7,6 @@ import secrets
 import subprocess
 from pathlib import Path
 from signal import SIGCONT, SIGKILL, SIGSTOP
-from typing import Any
 
 from faults.pods import PATIENCE, until
 from trunkline.dev.process import end, free_port, spawn
@@ -39,7 +38,7 @@ requirepass {guard}
 sentinel monitor {service} 127.0.0.1 {primary} 2
 sentinel auth-pass {service} {password}
 sentinel sentinel-pass {guard}
-sentinel down-after-milliseconds {service} 500
+sentinel down-after-milliseconds {service} 1000
 sentinel failover-timeout {service} 1000
 sentinel parallel-syncs {service} 1
 """
@@ -89,89 +88,52 @@ class Node:
         self.process.send_signal(SIGCONT)
 
 
-class GuardedRedis:
-    """Two servers, one of them the primary, and the three Sentinels that see to it."""
+class ReplicatedRedis:
+    """A primary and its replica; either may become the other."""
 
     def __init__(self, directory: Path) -> None:
-        self._password, self.guard = secrets.token_hex(16), secrets.token_hex(16)
-        secret = {"password": self._password}
-        self._nodes = [Node(directory, name, _NODE, **secret) for name in ("one", "other")]
-        self._sentinels = [
-            Node(
-                directory, f"sentinel-{number}", _SENTINEL,
-                primary=self._nodes[0].port, guard=self.guard, service=SERVICE, **secret,
-            )
-            for number in range(3)
-        ]  # fmt: skip
-
-    @property
-    def settings(self) -> dict[str, object]:
-        """Of pods that are to find it."""
-        places = ",".join(f"{_HOST}:{each.port}" for each in self._sentinels)
-        return {
-            "redis_url": f"redis+sentinel://:{self._password}@{places}/{SERVICE}/0",
-            "redis_sentinel_password": self.guard,
-        }
+        self._password = secrets.token_hex(16)
+        self.nodes = [Node(directory, name, _NODE, password=self._password) for name in ("one", "other")]
 
     async def start(self) -> None:
-        """Start them all and wait until a failover would succeed; call it from the main thread."""
-        one, other = self._nodes
+        """Start both and wait until the second follows the first; call it from the main thread."""
+        one, other = self.nodes
         one.launch()
         other.launch("--replicaof", _HOST, str(one.port))
         await until(lambda: self._follows(other, one), PATIENCE, f"a replica; its log is {other.log}")
-        for each in self._sentinels:
-            each.launch("--sentinel")
-        await until(self._watched, PATIENCE, "the Sentinels to know each other and the replica")
 
     def end(self) -> None:
-        """End them all; nobody needs their data any more."""
-        for each in (*self._sentinels, *self._nodes):
+        """End all; nobody needs their data any more."""
+        for each in self.nodes:
             each.end()
 
-    async def primary(self) -> Node:
-        """The server that the Sentinels call the primary."""
-        asked = Sentinels([self._sentinel(each) for each in self._sentinels], SERVICE, "faults")
-        try:
-            place = await asked.primary()
-        finally:
-            asked.close()
-        return next(each for each in self._nodes if each.port == place.port)
+    def url(self, node: Node) -> str:
+        """Where one of them is."""
+        return f"redis://:{self._password}@{_HOST}:{node.port}/0"
 
     def besides(self, node: Node) -> Node:
         """The other server."""
-        return next(each for each in self._nodes if each is not node)
+        return next(each for each in self.nodes if each is not node)
 
-    async def taken_over_from(self, lost: Node) -> None:
-        """Wait until the other one is the primary."""
-
-        async def taken_over() -> bool:
-            return await self.primary() is not lost
-
-        await until(taken_over, PATIENCE, f"a failover; the Sentinels' logs are beside {lost.log}")
-
-    async def come_back(self, lost: Node) -> None:
-        """Start a server that was killed as the replica of the other; call it from the main thread."""
-        now = self.besides(lost)
-        lost.launch("--replicaof", _HOST, str(now.port))
-        await until(lambda: self._follows(lost, now), PATIENCE, f"a replica; its log is {lost.log}")
-
-    async def hold_replication(self) -> None:
+    async def hold_replication(self, primary: Node) -> None:
         """Have what the primary writes from now on reach no replica: that cannot log in any more."""
-        primary = await self.primary()
         await self.ask(self.besides(primary), "CONFIG", "SET", "masterauth", "wrong")
         await self.ask(primary, "CLIENT", "KILL", "TYPE", "replica")
 
-    async def release_replication(self) -> None:
+    async def release_replication(self, primary: Node) -> None:
         """Let the replica log in again."""
-        for node in self._nodes:
-            await self.ask(node, "CONFIG", "SET", "masterauth", self._password)
+        replica = self.besides(primary)
+        await self.let_follow(replica)
+        await until(lambda: self._follows(replica, primary), PATIENCE, f"a replica; its log is {replica.log}")
+
+    async def let_follow(self, node: Node) -> None:
+        """Let a server log in at the other again, whenever it is to be its replica."""
+        await self.ask(node, "CONFIG", "SET", "masterauth", self._password)
+        await self.ask(node, "CONFIG", "REWRITE")  # who was promoted without it has that in its file
 
     async def ask(self, node: Node, *command: str) -> Reply:
         """What an operator asks of one server."""
         return await _ask(RedisAddress(Place(_HOST, node.port), password=self._password), *command)
-
-    def _sentinel(self, node: Node) -> RedisAddress:
-        return RedisAddress(Place(_HOST, node.port), password=self.guard)
 
     async def _follows(self, replica: Node, primary: Node) -> bool:
         try:
@@ -180,13 +142,88 @@ class GuardedRedis:
             return False
         return bool(role == b"slave" and port == primary.port and state == b"connected")
 
-    async def _watched(self) -> bool:
+
+class GuardedRedis(ReplicatedRedis):
+    """The same with three Sentinels, which see to it that there is a primary."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self._guard = secrets.token_hex(16)
+        values = {"primary": self.nodes[0].port, "guard": self._guard, "password": self._password}
+        self._sentinels = [
+            Node(directory, f"sentinel-{number}", _SENTINEL, service=SERVICE, **values) for number in range(3)
+        ]
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """Of pods that are to find it."""
+        places = ",".join(f"{_HOST}:{each.port}" for each in self._sentinels)
+        return {
+            "redis_url": f"redis+sentinel://:{self._password}@{places}/{SERVICE}/0",
+            "redis_sentinel_password": self._guard,
+        }
+
+    async def start(self) -> None:
+        """Start them all and wait until a failover would succeed; call it from the main thread."""
+        await super().start()
+        for each in self._sentinels:
+            each.launch("--sentinel")
+        await self.watched()
+
+    def end(self) -> None:
+        """End all; nobody needs their data any more."""
+        for each in self._sentinels:
+            each.end()
+        super().end()
+
+    async def primary(self) -> Node:
+        """The server that the Sentinels call the primary."""
+        asked = Sentinels([self._sentinel(each) for each in self._sentinels], SERVICE, "faults")
         try:
-            answers = [await _ask(self._sentinel(each), "SENTINEL", "MASTER", SERVICE) for each in self._sentinels]
+            place = await asked.primary()
+        finally:
+            asked.close()
+        return next(each for each in self.nodes if each.port == place.port)
+
+    async def taken_over_from(self, lost: Node) -> None:
+        """Wait until the other one is the primary."""
+
+        async def taken_over() -> bool:
+            return await self.primary() is not lost
+
+        await until(taken_over, PATIENCE, f"a failover; the Sentinels' logs are beside {lost.log}")
+        await self.let_follow(self.besides(lost))
+
+    async def come_back(self, lost: Node) -> None:
+        """Start a server that was killed as the replica of the other; call it from the main thread."""
+        lost.launch("--replicaof", _HOST, str(self.besides(lost).port))
+        await self.watched()
+
+    async def watched(self) -> None:
+        """Wait until a failover would succeed: the Sentinels know each other, and a replica that follows."""
+        await until(self._all_know, PATIENCE, "the Sentinels to know each other and the replica")
+
+    def _sentinel(self, node: Node) -> RedisAddress:
+        return RedisAddress(Place(_HOST, node.port), password=self._guard)
+
+    async def _all_know(self) -> bool:
+        asked = [self._sentinel(each) for each in self._sentinels]
+        try:
+            masters = [_fields(await _ask(each, "SENTINEL", "MASTER", SERVICE)) for each in asked]
+            replicas = [await _ask(each, "SENTINEL", "REPLICAS", SERVICE) for each in asked]
         except ConnectionLost:
             return False
-        known: list[dict[bytes, Any]] = [dict(zip(each[::2], each[1::2], strict=True)) for each in answers]
-        return all(each[b"num-slaves"] == b"1" and each[b"num-other-sentinels"] == b"2" for each in known)
+        primary = await self.primary()
+        return await self._follows(self.besides(primary), primary) and all(
+            each[b"num-other-sentinels"] == b"2"
+            and each[b"flags"] == b"master"
+            and [_fields(replica)[b"flags"] for replica in known] == [b"slave"]
+            for each, known in zip(masters, replicas, strict=True)
+        )
+
+
+def _fields(reply: Reply) -> dict[bytes, bytes]:
+    return dict(zip(reply[::2], reply[1::2], strict=True))
 
 
 async def _ask(address: RedisAddress, *command: str) -> Reply:

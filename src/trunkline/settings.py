@@ -40,6 +40,12 @@ class Settings(BaseSettings):
     redis_sentinel_password: SecretStr = Field(
         SecretStr(""), description="Password of the Sentinels; empty where they want none."
     )
+    redis_wait_replicas: int = Field(
+        0, ge=0, le=10, description="Replicas that must have a call before it is accepted (WAIT); 0 for none."
+    )
+    redis_wait_timeout: float = Field(
+        1.0, ge=0.1, le=2.5, description="Seconds that they have for it; after that the call is refused with 503."
+    )
     redis_prefix: str = Field("tl1:", description="In front of every Redis key and channel of this deployment.")
     public_url: str = Field(
         "http://127.0.0.1:8000",

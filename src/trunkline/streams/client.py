@@ -11,7 +11,7 @@ import hashlib
 import math
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import cache
 from importlib import resources
 from typing import Self
@@ -22,12 +22,13 @@ from trunkline.streams.clock import RedisClock
 from trunkline.streams.connection import Argument, Connection, ConnectionLost, RedisRefusal, Reply, Unusable
 from trunkline.streams.dialer import Dialer
 from trunkline.streams.keys import Keys
+from trunkline.streams.replicas import UNKNOWN, NotConfirmed, Replicas
 
 _PASSING = frozenset({"LOADING", "BUSY", "TRYAGAIN", "MASTERDOWN", "CLUSTERDOWN", "NOSCRIPT"})
 _NO_WRITES = frozenset({"OOM", "READONLY", "MISCONF", "NOREPLICAS"})
 _INCLUDE = re.compile(r"^--@include (\w+)$", re.MULTILINE)
 
-_Attempt = Callable[[Connection], "asyncio.Future[Reply]"]
+_Attempt = Callable[[Connection], Awaitable[Reply]]
 
 _LEAVE_EVERY = 1.0
 """Seconds between two connections to a server that takes no writes."""
@@ -63,6 +64,10 @@ class Redis:
         self.process = process
         self.clock = RedisClock()
         """What time it is, for whatever pods must agree on; read it now and then."""
+        self.replicas: Replicas | None = None
+        """Those that are to have what was done, where REDIS_WAIT_REPLICAS asks for any."""
+        if settings.redis_wait_replicas:
+            self.replicas = Replicas(settings.redis_wait_replicas, settings.redis_wait_timeout, self.keys.confirm)
         self._dialer = Dialer(settings, process)
         self._connection: Connection | None = None
         self._dialing: asyncio.Task[Connection] | None = None
@@ -132,6 +137,85 @@ class Redis:
             return sent
 
         return await self._persist(patience, end, attempt)
+
+    async def confirmed(
+        self, name: str, keys: Sequence[str], args: Sequence[Argument], *, patience: float | None = PATIENCE
+    ) -> Reply:
+        """Run a script whose outcome must outlive this server: as `script`, and replicas have it when this returns.
+
+        Where REDIS_WAIT_REPLICAS asks for none, it is `script`. `patience` None waits for them as long as it takes.
+
+        Raises:
+            NotConfirmed: they had it not within REDIS_WAIT_TIMEOUT, or it was lost with the connection.
+        """
+        if self.replicas is None:
+            return await self.script(name, keys, args, patience=patience)
+        return await self._confirm(self.replicas, name, keys, args, patience)
+
+    async def settled(self, name: str, keys: Sequence[str], args: Sequence[Argument]) -> Reply:
+        """As `confirmed`, where it can be; after REDIS_WAIT_TIMEOUT the reply is returned all the same."""
+        try:
+            return await self.confirmed(name, keys, args)
+        except NotConfirmed as unsure:
+            if unsure.reply is UNKNOWN:
+                raise
+            return unsure.reply
+
+    async def reached(self, replicas: Replicas, source: Connection) -> bool:
+        """Wait until replicas have all that the server of `source` has done by now.
+
+        Returns:
+            False where that is not our server any more: then it is not known which of it will last.
+        """
+        while not source.lost.done():
+            try:
+                there = await self._connected()
+            except ConnectionLost:
+                await asyncio.sleep(0.02)
+                continue
+            if there.server != source.server:
+                source.close()
+            elif await replicas.on(there).join():
+                return not source.lost.done()
+        return False
+
+    async def _confirm(
+        self,
+        replicas: Replicas,
+        name: str,
+        keys: Sequence[str],
+        args: Sequence[Argument],
+        patience: float | None,
+    ) -> Reply:
+        first, repeated = True, 0
+
+        async def attempt(there: Connection) -> Reply:
+            nonlocal first, repeated
+            joined = replicas.on(there).join()
+            known = ("EVALSHA", digest(name)) if first else ("EVAL", source(name))
+            first = False
+            try:
+                reply = await there.send(*known, len(keys), *keys, *args, repeated)
+                try:
+                    async with asyncio.timeout(None if patience is None else replicas.seconds):
+                        confirmed = await joined
+                except TimeoutError:
+                    raise NotConfirmed(reply) from None
+                if not confirmed:
+                    raise ConnectionLost("the connection to Redis was lost before replicas had what was done")
+            except (ConnectionLost, asyncio.CancelledError):
+                repeated = 1
+                raise
+            return reply
+
+        try:
+            return await self._persist(patience, self._end(patience), attempt)
+        except NotConfirmed:
+            raise
+        except Unavailable as error:
+            if repeated:
+                raise NotConfirmed from error
+            raise
 
     def _end(self, patience: float | None) -> float:
         return math.inf if patience is None else asyncio.get_running_loop().time() + patience

@@ -61,6 +61,8 @@ class Connection(asyncio.Protocol):
         """Done when the connection has ended, for whatever reason."""
         self.place = Place("", 0)
         """Where it leads."""
+        self.server = b""
+        """Which process that is, by its own name for itself, which each start has anew; not always asked for."""
 
     @classmethod
     async def open(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Callable
 from functools import cached_property
 from weakref import WeakSet
@@ -67,25 +68,30 @@ class Dialer:
             StartRefused: the settings cannot be read.
         """
         name = f"trunkline-{self._process}-{role}"
-        if self._sentinels is None:
-            return await Connection.open(self.address, name, on_push=on_push, timeout=timeout)
-        primary = await self._sentinels.primary()
-        connection = await Connection.open(self.address.at(primary), name, on_push=on_push, timeout=timeout)
+        address, sentinels = self.address, self._sentinels
+        if sentinels is not None:
+            address = address.at(await sentinels.primary())
+        connection = await Connection.open(address, name, on_push=on_push, timeout=timeout)
         try:
-            (state, *_) = await connection.send("ROLE")
+            if sentinels is not None:
+                await self._keep_to_primary(connection, sentinels)
+            if self._settings.redis_wait_replicas:
+                connection.server = _run_id(await connection.send("INFO", "server"))
         except RedisRefusal as error:
             connection.close()
-            raise ConnectionLost(f"Redis at {primary} does not tell its role: {error}") from error
+            raise ConnectionLost(f"Redis at {address} does not tell what it is: {error}") from error
         except BaseException:
             connection.close()
             raise
+        return connection
+
+    async def _keep_to_primary(self, connection: Connection, sentinels: Sentinels) -> None:
+        (state, *_) = await connection.send("ROLE")
         if state != b"master":
-            connection.close()
-            raise ConnectionLost(f"Redis at {primary} is no primary")
+            raise ConnectionLost(f"Redis at {connection.place} is no primary")
         self._opened.add(connection)
         if self._following is None or self._following.done():
-            self._following = asyncio.create_task(self._follow(self._sentinels))
-        return connection
+            self._following = asyncio.create_task(self._follow(sentinels))
 
     async def aclose(self) -> None:
         """Ask nobody any more; the connections that were opened are their holders' to close."""
@@ -104,3 +110,9 @@ class Dialer:
                     if connection.place != primary and not connection.lost.done():
                         log.warning("leaving a server that is not the primary", at=str(connection.place))
                         connection.close()
+
+
+def _run_id(info: bytes) -> bytes:
+    """What a server's process calls itself, of its INFO."""
+    found = re.search(rb"^run_id:(\w+)", info, re.MULTILINE)
+    return found[1] if found else b""
