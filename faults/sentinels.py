@@ -27,6 +27,7 @@ masterauth {password}
 appendonly yes
 appendfsync everysec
 save ""
+repl-timeout 5
 maxmemory-policy noeviction
 repl-diskless-sync-delay 0
 """

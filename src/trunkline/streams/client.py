@@ -175,7 +175,8 @@ class Redis:
                 continue
             if there.server != source.server:
                 source.close()
-            elif await replicas.on(there).join():
+                break
+            if await replicas.on(there).join():
                 return not source.lost.done()
         return False
 
