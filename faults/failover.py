@@ -28,13 +28,15 @@ class Size:
     failovers: int
     clients: int
     calls_per_second: float
+    pods: int = 3
+    """Of each kind."""
 
 
 @scenario(
     "redis-failover",
     "the primary of Redis killed again and again under load, a replica taking over (Sentinel, WAIT for one replica)",
     "accepted, and no result: 0; oracles",
-    small=Size(failovers=1, clients=15, calls_per_second=50),
+    small=Size(failovers=1, clients=12, calls_per_second=50, pods=2),
     full=Size(failovers=10, clients=60, calls_per_second=150),
     needs_stores=True,
 )
@@ -55,7 +57,7 @@ async def redis_failover(rig: Rig, size: Size) -> Figures:
     "redis-failover-unconfirmed",
     "the same without WAIT: what no replica had is lost, and answered with an error",
     "nothing but result and errors; oracles",
-    small=Size(failovers=1, clients=15, calls_per_second=50),
+    small=Size(failovers=1, clients=12, calls_per_second=50, pods=2),
     full=Size(failovers=10, clients=60, calls_per_second=150),
     needs_stores=True,
     without=(EFFECTS, AUDITED),
@@ -84,7 +86,7 @@ async def _fail_over(rig: Rig, size: Size, **changes: object) -> int:
     await rig.redis.aclose()
     rig.redis = await Redis.connect(rig.settings, "faults")
     rig.stack.push_async_callback(rig.redis.aclose)
-    await rig.start()
+    await rig.start(size.pods, size.pods)
     clients = await rig.many_clients(size.clients)
     rig.remember()
     behind = 0

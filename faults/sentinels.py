@@ -165,11 +165,10 @@ class GuardedRedis(ReplicatedRedis):
         }
 
     async def start(self) -> None:
-        """Start them all and wait until a failover would succeed; call it from the main thread."""
+        """Start them all; call it from the main thread. A failover succeeds once they are `watched`."""
         await super().start()
         for each in self._sentinels:
             each.launch("--sentinel")
-        await self.watched()
 
     def end(self) -> None:
         """End all; nobody needs their data any more."""
@@ -198,7 +197,11 @@ class GuardedRedis(ReplicatedRedis):
     async def come_back(self, lost: Node) -> None:
         """Start a server that was killed as the replica of the other; call it from the main thread."""
         lost.launch("--replicaof", _HOST, str(self.besides(lost).port))
-        await self.watched()
+        await until(self._replicated, PATIENCE, f"a replica; its log is {lost.log}")
+
+    async def _replicated(self) -> bool:
+        primary = await self.primary()  # there may have been another failover meanwhile
+        return await self._follows(self.besides(primary), primary)
 
     async def watched(self) -> None:
         """Wait until a failover would succeed: the Sentinels know each other, and a replica that follows."""
@@ -214,8 +217,7 @@ class GuardedRedis(ReplicatedRedis):
             replicas = [await _ask(each, "SENTINEL", "REPLICAS", SERVICE) for each in asked]
         except ConnectionLost:
             return False
-        primary = await self.primary()
-        return await self._follows(self.besides(primary), primary) and all(
+        return await self._replicated() and all(
             each[b"num-other-sentinels"] == b"2"
             and each[b"flags"] == b"master"
             and [_fields(replica)[b"flags"] for replica in known] == [b"slave"]

@@ -6,7 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from faults import failover
 from faults.sentinels import GuardedRedis
+from tests.faults.conftest import Small
 from tests.faults.outages import until
 from tests.stores import open_directory
 
@@ -25,6 +27,7 @@ async def guarded() -> AsyncIterator[GuardedRedis]:
         made = GuardedRedis(directory)
         try:
             await made.start()
+            await made.watched()
             yield made
         finally:
             made.end()
@@ -70,3 +73,11 @@ async def test_a_primary_that_hangs_and_is_replaced_is_left_by_every_connection_
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
         await redis.aclose()
+
+
+async def test_with_wait_a_failover_loses_no_accepted_call(small: Small) -> None:
+    await small(failover.redis_failover)
+
+
+async def test_without_wait_a_failover_leaves_no_call_without_an_answer(small: Small) -> None:
+    await small(failover.redis_failover_unconfirmed)
