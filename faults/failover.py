@@ -82,7 +82,7 @@ async def _fail_over(rig: Rig, size: Size, **changes: object) -> int:
     guarded = GuardedRedis(directory)
     rig.stack.callback(guarded.end)
     await guarded.start()
-    rig.configure(**guarded.settings, call_timeout=_CALL_TIMEOUT, **changes)
+    rig.configure(**guarded.settings, call_timeout=_CALL_TIMEOUT, drain_delay=0.0, **changes)
     await rig.redis.aclose()
     rig.redis = await Redis.connect(rig.settings, "faults")
     rig.stack.push_async_callback(rig.redis.aclose)

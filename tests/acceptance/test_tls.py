@@ -19,6 +19,7 @@ from trunkline.dev.process import eventually, free_port, last_words, port_is_fre
 from trunkline.errors import StartRefused
 from trunkline.settings import Settings
 from trunkline.streams.client import Redis
+from trunkline.streams.connection import ConnectionLost
 
 _PROGRAMS = ("redis-server", "valkey-server")
 
@@ -112,6 +113,20 @@ async def test_what_is_not_to_be_verified_is_not_where_the_url_says_so(
     settings = settings.model_copy(update={"redis_url": secured.url("127.0.0.1", more=more)})
     redis = await Redis.connect(settings, "test")
     assert await redis.command("PING") == b"PONG"
+    await redis.aclose()
+
+
+async def test_a_file_that_goes_missing_later_is_a_redis_that_is_away_for_a_while(
+    secured: Secured, settings: Settings, tmp_path: Path
+) -> None:
+    authority = tmp_path / "ca.pem"
+    shutil.copy(secured.authority, authority)
+    redis = await Redis.connect(settings.model_copy(update={"redis_url": secured.url(authority=authority)}), "test")
+    authority.unlink()
+    with pytest.raises(ConnectionLost, match=r"ca\.pem"):
+        await redis.dial("test")
+    shutil.copy(secured.authority, authority)
+    (await redis.dial("test")).close()
     await redis.aclose()
 
 

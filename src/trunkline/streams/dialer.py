@@ -15,6 +15,7 @@ from weakref import WeakSet
 
 import structlog
 
+from trunkline.errors import StartRefused
 from trunkline.settings import Settings
 from trunkline.streams.address import RedisAddress
 from trunkline.streams.connection import Connection, ConnectionLost, RedisRefusal, Reply
@@ -33,6 +34,7 @@ class Dialer:
         self._process = process
         self._opened: WeakSet[Connection] = WeakSet()
         self._following: asyncio.Task[None] | None = None
+        self._used = False
 
     @cached_property
     def address(self) -> RedisAddress:
@@ -65,9 +67,19 @@ class Dialer:
         Raises:
             ConnectionLost: there is none that can be reached.
             Unusable: there is, and it or what finds it is not for us.
-            StartRefused: the settings cannot be read.
+            StartRefused: the settings cannot be read, or name files that cannot. Later than at the first connection
+                that is a ConnectionLost: whoever renews a certificate may need a moment for it.
         """
-        name = f"trunkline-{self._process}-{role}"
+        try:
+            connection = await self._open(f"trunkline-{self._process}-{role}", on_push, timeout)
+        except StartRefused as error:
+            if self._used:
+                raise ConnectionLost(error.message) from error
+            raise
+        self._used = True
+        return connection
+
+    async def _open(self, name: str, on_push: Callable[[Reply], None] | None, timeout: float) -> Connection:
         address, sentinels = self.address, self._sentinels
         if sentinels is not None:
             address = address.at(await sentinels.primary())
@@ -104,7 +116,7 @@ class Dialer:
     async def _follow(self, sentinels: Sentinels) -> None:
         while True:
             await asyncio.sleep(_ASK_EVERY)
-            with contextlib.suppress(ConnectionLost):
+            with contextlib.suppress(ConnectionLost, StartRefused):
                 primary = await sentinels.primary()
                 for connection in list(self._opened):
                     if connection.place != primary and not connection.lost.done():
