@@ -195,9 +195,13 @@ class GuardedRedis(ReplicatedRedis):
         await self.let_follow(self.besides(lost))
 
     async def come_back(self, lost: Node) -> None:
-        """Start a server that was killed as the replica of the other; call it from the main thread."""
-        lost.launch("--replicaof", _HOST, str(self.besides(lost).port))
+        """Start a server that was killed as the replica of the other; call it from the main thread.
+
+        Until it has the other's data, it has what it had when it died: it must not become the primary with that.
+        """
+        lost.launch("--replicaof", _HOST, str(self.besides(lost).port), "--replica-priority", "0")
         await until(self._replicated, PATIENCE, f"a replica; its log is {lost.log}")
+        await self.ask(lost, "CONFIG", "SET", "replica-priority", "100")
 
     async def _replicated(self) -> bool:
         primary = await self.primary()  # there may have been another failover meanwhile

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import pytest
 import uuid_utils
+from faults.proxy import Proxy
 from faults.sentinels import Node, ReplicatedRedis
 from tests.integration.streams.conftest import PLENTY, Wire
 from tests.stores import open_directory
@@ -246,3 +247,26 @@ async def test_what_another_server_published_is_dropped_and_its_connection_close
         assert not await wire.redis.reached(wire.redis.replicas, source)
         await source.lost
     await other.aclose()
+
+
+async def test_behind_one_name_the_server_that_was_demoted_is_left_for_the_one_that_took_over(
+    pair: ReplicatedRedis, primary: Node, redis_settings: Settings
+) -> None:
+    other, place = pair.besides(primary), "127.0.0.1"
+    proxy = Proxy(place, primary.port)
+    url = pair.url(primary).replace(f":{primary.port}/", f":{await proxy.start()}/")
+    redis = await Redis.connect(redis_settings.model_copy(update={"redis_url": url}), "test")
+    try:
+        await pair.ask(other, "REPLICAOF", "NO", "ONE")
+        await pair.ask(primary, "REPLICAOF", place, str(other.port))
+        proxy.lead_to(place, other.port)
+        with pytest.raises(Unavailable, match="accepts no writes"):
+            await redis.command("SET", f"{redis.keys.prefix}a", "1")
+        await redis.command("SET", f"{redis.keys.prefix}a", "2")
+        assert await pair.ask(other, "GET", f"{redis.keys.prefix}a") == b"2"
+    finally:
+        await redis.aclose()
+        await proxy.aclose()
+        await pair.ask(primary, "REPLICAOF", "NO", "ONE")
+        await pair.ask(other, "REPLICAOF", place, str(primary.port))
+        await pair.release_replication(primary)
