@@ -21,7 +21,7 @@ from trunkline.streams.attempts import Attempts, Verdict
 from trunkline.streams.bounds import Bounds
 from trunkline.streams.calls import Message, Opening, Place
 from trunkline.streams.client import Redis
-from trunkline.streams.replicas import NotConfirmed
+from trunkline.streams.replicas import UNKNOWN, NotConfirmed
 from trunkline.streams.sessions import Owner, Sessions, new_session_id
 
 PATIENCE = 20.0
@@ -142,6 +142,27 @@ async def test_a_session_that_was_to_be_opened_by_it_leaves_with_it(wire: Wire, 
     assert await wire.redis.command("ZRANGE", sessions, 0, -1) == [wire.session.encode()]
     with pytest.raises(SessionNotFound):
         await wire.calls.cancel(owner, session, b"0")
+
+
+async def test_what_a_redis_that_went_away_may_have_accepted_is_taken_back_when_it_is_found(wire: Wire) -> None:
+    call = await wire.accept()  # as on a replica that has taken over
+    message = Message(call, wire.session, b"1", b"{}")
+    lane = wire.redis.keys.lane_of(wire.owner.tenant)
+    assert await wire.calls._take_back(lane, [(wire.owner, message)], UNKNOWN) == [[b"unconfirmed", 1000]]
+    async with asyncio.timeout(PATIENCE):
+        while set((await lanes(wire)).values()) != {0}:
+            pass
+
+
+async def test_what_was_begun_or_answered_meanwhile_stays_accepted(wire: Wire) -> None:
+    calls = [await wire.accept(request_id=number) for number in (b"1", b"2", b"3")]
+    begun, answered, _ = await wire.claim()
+    await Attempts(wire.redis, "w1").start(begun, repeatable=False)
+    await wire.outbox.publish(answered, b"{}", "ok")
+    accepted = [(wire.owner, Message(call, wire.session, b"1", b"{}")) for call in calls]
+    lane = wire.redis.keys.lane_of(wire.owner.tenant)
+    assert await wire.calls._take_back(lane, accepted, [7, 8, 9]) == [7, 8, [b"unconfirmed", 1000]]
+    assert await wire.pending() == 1
 
 
 async def test_a_refusal_of_another_kind_stays_what_it_is(wire: Wire, replica: Held) -> None:
