@@ -86,7 +86,7 @@ def test_every_process_is_given_the_same_time_to_end_and_more_than_it_takes() ->
 
 def test_no_proxy_gives_up_on_a_stream_between_two_signs_of_life() -> None:
     interval = Settings(environment="dev").keepalive_interval
-    nginx = re.findall(r"proxy_read_timeout (\d+)s;", (ROOT / "nginx" / "nginx.conf").read_text())
+    nginx = re.findall(r"proxy_read_timeout (\d+)s;", (ROOT / "nginx" / "trunkline" / "http.conf").read_text())
     annotations = next(iter(of_kind("overlays/production", "Ingress")))["metadata"]["annotations"]
     limits = [*map(int, nginx), int(annotations["nginx.ingress.kubernetes.io/proxy-read-timeout"])]
     assert len(limits) >= 2

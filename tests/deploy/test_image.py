@@ -88,7 +88,7 @@ def image() -> Iterator[Image]:
 @pytest.fixture(scope="module")
 def containers(image: Image, stores: TestStores) -> Iterator[Containers]:
     """An API pod, a worker, a tenant with a key; secrets in files, and a database that the image itself migrated."""
-    name = f"test_{stores.run}_image"
+    name = f"test_{stores.run}_image_{secrets.token_hex(4)}"
     stores._execute(f'CREATE DATABASE "{name}"')
     port, metrics_port, secret = free_port(), free_port(), secrets.token_hex(32)
     variables = {"TRUNKLINE_REDIS_PREFIX": f"test-{secrets.token_hex(6)}:", "TRUNKLINE_DRAIN_DELAY": "0"}
