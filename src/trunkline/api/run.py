@@ -172,6 +172,7 @@ class ApiProcess:
         authenticator = Authenticator(self._directory, self._verifier, settings, self._last_use.note)
         self._unsettled = Unsettled(settings, database, redis)
         calls = Calls(redis)
+        self._vanished = calls.vanished
         self._quotas = QuotaSeeder(redis, database, settings.secret_key)
         acceptor = Acceptor(redis, self._pod, sessions, calls, self._metrics, self._quotas)
         streaming = Streaming(settings, authenticator, sessions, self._connections, self._metrics)
@@ -241,6 +242,7 @@ class ApiProcess:
             asyncio.create_task(self._custodian.run(), name="custodian"),
             asyncio.create_task(self._drop_slow_clients(), name="slow clients"),
             asyncio.create_task(self._last_use.run(), name="last use"),
+            asyncio.create_task(self._vanished.run(), name="vanished"),
         ]
         # What start-up made is never garbage, and a batch of calls makes more than the usual 700 objects: 4 % of CPU.
         gc.freeze()
@@ -297,6 +299,7 @@ class ApiProcess:
 
     async def _listening_again(self) -> None:
         self._listeners.missed()
+        self._vanished.look()
         await self._refresh()
 
     async def _refresh(self) -> None:
