@@ -39,6 +39,7 @@ from trunkline.settings import Settings
 from trunkline.streams.calls import Calls
 from trunkline.streams.changes import Changes
 from trunkline.streams.client import Redis
+from trunkline.streams.control import CallCancelled, Event
 from trunkline.streams.custodian import Custodian
 from trunkline.streams.revocations import Revocations
 from trunkline.streams.sessions import Sessions
@@ -187,7 +188,7 @@ class ApiProcess:
             self._connections, listeners, Changes(redis), self._directory, self._verifier, self._refresh
         )
         self._forwarder = Forwarder(
-            redis, self._pod, sessions, self._connections, self._metrics, self._heard.event, self._listening_again
+            redis, self._pod, sessions, self._connections, self._metrics, self._event, self._listening_again
         )
         self._health.listening = lambda: self._forwarder.subscriber.live
         self._streaming, self._listeners = streaming, listeners
@@ -296,6 +297,11 @@ class ApiProcess:
             hurry = asyncio.create_task(self._hurry.wait())
             await asyncio.wait({serving, hurry}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             hurry.cancel()
+
+    def _event(self, event: Event) -> None:
+        if isinstance(event, CallCancelled):
+            self._vanished.forget(event.call_id)
+        self._heard.event(event)
 
     async def _listening_again(self) -> None:
         self._listeners.missed()

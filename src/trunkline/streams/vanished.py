@@ -44,6 +44,7 @@ class Vanished:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._accepted: deque[_Accepted] = deque(maxlen=_MOST)
+        self._taken_back: deque[str] = deque(maxlen=_MOST)
         self._doubtful: dict[str, _Accepted] = {}
         self._again = asyncio.Event()
 
@@ -54,6 +55,10 @@ class Vanished:
         while accepted and accepted[0].at_ms < now - _REMEMBERED_MS:
             accepted.popleft()
         accepted.append(_Accepted(now, tenant, session, call, request_id))
+
+    def forget(self, call: str) -> None:
+        """A request was taken back by its client: it gets no answer."""
+        self._taken_back.append(call)
 
     def look(self) -> None:
         """Redis was away and is there again: have `run` look after all that was accepted before."""
@@ -72,8 +77,10 @@ class Vanished:
 
     async def _answer_all(self, doubtful: Iterable[_Accepted]) -> int:
         sessions = defaultdict[tuple[str, str], list[_Accepted]](list)
+        taken_back = set(self._taken_back)
         for each in doubtful:
-            sessions[each.tenant, each.session].append(each)
+            if each.call not in taken_back:
+                sessions[each.tenant, each.session].append(each)
         answered = 0
         with contextlib.suppress(Unavailable, RedisRefusal):  # it is away again, and will be there again
             for (tenant, session), accepted in sessions.items():

@@ -70,6 +70,13 @@ async def test_where_the_outbox_has_lost_its_beginning_nobody_knows_and_nothing_
     assert await looked_after(wire) == before
 
 
+async def test_what_its_client_took_back_gets_no_answer(wire: Wire) -> None:
+    await wire.accept()
+    for call in await wire.calls.cancel(wire.owner, wire.session, b"1"):
+        wire.calls.vanished.forget(call)
+    assert await looked_after(wire) == []
+
+
 async def test_a_session_that_has_ended_gets_nothing(wire: Wire) -> None:
     lost = await wire.accept()
     await forget(wire, lost)
