@@ -152,7 +152,7 @@ async def test_stop_is_bounded_even_when_postgres_answers_nothing(redis):
         await asyncio.wait_for(task, 1)
 
 
-async def test_a_feed_that_is_away_is_not_asked_without_pause(database):
+async def test_a_feed_that_is_away_is_not_asked_without_pause(database, monkeypatch):
     asked = 0
 
     class Away:
@@ -167,10 +167,16 @@ async def test_a_feed_that_is_away_is_not_asked_without_pause(database):
         async def ack(self, entries: Sequence[AuditEntry]) -> None:
             raise AssertionError("nothing was read")
 
+    rest, paused = AuditWriter._rest, asyncio.Queue[float]()
+
+    async def rested(writer: AuditWriter, seconds: float) -> None:
+        paused.put_nowait(seconds)
+        await rest(writer, seconds)
+
+    monkeypatch.setattr(AuditWriter, "_rest", rested)
     async with writing(Away(), database):
-        for _ in range(100):
-            await asyncio.sleep(0)
-    assert asked <= 3
+        assert await asyncio.wait_for(paused.get(), 10) >= BLOCK_MS / 2000
+        assert asked == 1
 
 
 async def test_whoever_reads_the_log_for_long_keeps_nobody_from_writing_while_a_partition_is_missing(
