@@ -157,6 +157,27 @@ async def test_a_key_has_no_more_calls_in_flight_than_it_may(platform: Platform,
         assert (await answer(one)).status_code == 200
 
 
+async def test_a_key_has_no_more_sessions_than_it_may_on_either_transport(platform: Platform) -> None:
+    api = await platform.api()
+    await platform.worker()
+    token, _ = await platform.keys.issue("demo", limits=KeyLimits(sessions=1))
+    async with client(api, key=token) as one, client(api, key=platform.key) as other:
+        await one.initialize()
+        info = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "x", "version": "1"}}
+        refused = await one.other(session="").send("POST", request(1, "initialize", info))
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "30")
+        assert "API key has as many sessions" in refused.json()["error"]["message"]
+        with pytest.raises(ConnectionRefusedError, match="429"):
+            async with connect(api, key=token):
+                pass
+        assert (await answer(one)).status_code == 200, "a call without a session has none"
+        await other.initialize()
+
+        assert (await one.send("DELETE")).status_code == 204
+        async with connect(api, key=token) as stream:
+            await stream.initialize()
+
+
 async def test_every_accepted_message_tells_what_is_left_of_the_rate_whatever_the_transport(
     platform: Platform,
 ) -> None:

@@ -18,7 +18,7 @@ from trunkline.envelope import Caller
 from trunkline.errors import AddressNotAllowed, Forbidden, TenantNotFound, TooManyRequests, Unauthorized
 from trunkline.settings import Settings
 from trunkline.streams.bounds import Bounds, Share
-from trunkline.streams.sessions import Owner, SessionTransport
+from trunkline.streams.sessions import Owner, SessionTransport, most_sessions
 from trunkline.tenants.addresses import networks_of
 from trunkline.tenants.directory import TenantDirectory
 from trunkline.tenants.limits import NO_QUOTAS, limits_of
@@ -44,6 +44,12 @@ class Identity:
     bounds: Bounds
     told: RateLimit
     """What answers say of the bounds."""
+
+    @property
+    def most_sessions(self) -> str:
+        """Most sessions of its tenant and its key, as who opens one says it."""
+        own = self.principal.limits
+        return most_sessions(self.tenant.limits.sessions, None if own is None else own.sessions)
 
     @classmethod
     def of(

@@ -86,8 +86,7 @@ class SseTransport:
     async def _open(self, request: Request, identity: Identity) -> Stream:
         session = new_session_id()
         stream = self._streaming.stream(request, identity, session, 0, SessionStream)
-        limit = identity.tenant.limits.sessions
-        await self._sessions.open(identity.owner, session, identity.caller, limit)
+        await self._sessions.open(identity.owner, session, identity.caller, identity.most_sessions)
         self._connections.add(stream)
         self._metrics.sessions_opened_total.inc()
         return stream

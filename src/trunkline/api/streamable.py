@@ -152,7 +152,7 @@ class StreamableTransport:
         form = self._form(takes, str(message.params.get("protocolVersion", "")))
         exchange = self._exchange(request, identity, session, call, form)
         exchange.wait_for(call, message.id)
-        opening = Opening(identity.caller, identity.tenant.limits.sessions)
+        opening = Opening(identity.caller, identity.most_sessions)
         place = self._place(call, exchange.form, opening)
         header = (_SESSION, session.encode())
 

@@ -44,6 +44,7 @@ def issue(
     rate: Annotated[float | None, typer.Option(help="Messages a second, beside the tenant's limit.")] = None,
     burst: Annotated[int | None, typer.Option(help="Messages at once; with --rate.")] = None,
     in_flight: Annotated[int | None, typer.Option(help="Tool calls that are not answered.")] = None,
+    sessions: Annotated[int | None, typer.Option(help="Sessions that live.")] = None,
     monthly_calls: Annotated[int | None, typer.Option(help="Tool calls in a month (UTC).")] = None,
     monthly_compute: Annotated[int | None, typer.Option(help="Seconds that tools run in a month.")] = None,
     quiet: Quiet = False,
@@ -56,7 +57,7 @@ def issue(
     from trunkline.tenants.limits import KeyLimits
 
     lifetime = parse_duration(expires)
-    limits = KeyLimits(rate, burst, in_flight, calls=monthly_calls, compute=monthly_compute)
+    limits = KeyLimits(rate, burst, in_flight, calls=monthly_calls, compute=monthly_compute, sessions=sessions)
     token, record = change(
         lambda there: there.keys.issue(
             slug,

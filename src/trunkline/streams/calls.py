@@ -59,8 +59,8 @@ class Opening(NamedTuple):
 
     caller: bytes
     """Goes to the worker with each call of the session."""
-    limit: int
-    """Most sessions of the tenant."""
+    limit: int | str
+    """Most sessions of the tenant, or what `most_sessions` gives."""
     context: bytes = b""
     """Of a stateless request, what the worker is to know besides the body."""
 
@@ -106,7 +106,7 @@ class UseUnknown(Exception):
         """Whether the tenant has a quota, and not only the key."""
 
 
-_Party = tuple[str, str, int, float, float, str, str, str, int, bytes, bytes]
+_Party = tuple[str, str, int, float, float, str, str, str, int | str, bytes, bytes]
 _Acceptance = tuple[Owner, Message, Bounds]
 
 
@@ -356,6 +356,7 @@ def _pace(bounds: Bounds | None) -> tuple[float, float]:
 def _party(owner: Owner, message: Message, bounds: Bounds) -> _Party:
     """What messages of a batch have in common, so that it is sent and read once; see `accept.lua`."""
     place = message.place
+    limit: int | str
     caller, limit, pod, transport = b"", 0, "", ""
     if place is None:
         kind = "formal" if message.formal else ""
@@ -391,7 +392,7 @@ def _refusal(reason: bytes, retry_ms: int) -> TrunklineError:
             )
         case b"inflight":
             return TooManyCalls(retry_after=seconds)
-        case b"sessions" | b"session rate":
+        case b"sessions" | b"key sessions" | b"session rate":
             return too_many_sessions(reason, retry_ms)
         case b"lane":
             return LaneFull(retry_after=seconds)

@@ -122,11 +122,12 @@ class Sessions:
         # Half of what is kept for a slow reader: a page, and as much that came meanwhile, make no reader slow.
         self._page = (settings.stream_buffer_bytes // 2, settings.stream_buffer_messages // 2)
 
-    async def open(self, owner: Owner, session: str, caller: bytes, limit: int) -> None:
+    async def open(self, owner: Owner, session: str, caller: bytes, limit: int | str) -> None:
         """Open a session whose own stream this pod holds, generation 1; `caller` goes to the worker with each call.
 
         Raises:
-            TooManySessions: the tenant has `limit` sessions already, or opens them faster than SESSION_RATE allows.
+            TooManySessions: there are `limit` already (the tenant's, or what `most_sessions` gives), or they are
+                opened faster than SESSION_RATE allows.
         """
         keys = self._redis.keys
         tenant = keys.tenant(owner.tenant)
@@ -245,8 +246,19 @@ def session_rate(settings: Settings) -> tuple[float, float]:
 
 def too_many_sessions(reason: bytes, retry_ms: int) -> TooManySessions:
     """What `begin.lua` refused a session for."""
-    sentence = None if reason == b"sessions" else "The tenant opens sessions faster than its limit allows."
-    return TooManySessions(sentence, retry_after=retry_ms / 1000)
+    return TooManySessions(_SENTENCES.get(reason), retry_after=retry_ms / 1000)
+
+
+_SENTENCES = {
+    b"key sessions": "This API key has as many sessions as it may have; end one, or wait until one has ended.",
+    b"rate": "The tenant opens sessions faster than its limit allows.",
+    b"session rate": "The tenant opens sessions faster than its limit allows.",
+}
+
+
+def most_sessions(of_tenant: int, of_key: int | None = None) -> str:
+    """Most sessions of a tenant, and of the key that opens one where that has a bound of its own, for `begin.lua`."""
+    return f"{of_tenant}" if of_key is None else f"{of_tenant} {of_key}"
 
 
 def read_entries(entries: Sequence[tuple[bytes, Sequence[bytes]]]) -> list[Sent]:

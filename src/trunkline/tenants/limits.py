@@ -64,6 +64,8 @@ class KeyLimits(NamedTuple):
     compute: int | None = None
     """Seconds in a month, like the fields above and below as in `Quotas`."""
     compute_soft: int | None = None
+    sessions: int | None = None
+    """Sessions that live; at it, one that was left for 5 minutes ends in the place of a new one."""
 
     @property
     def quotas(self) -> Quotas:
@@ -82,7 +84,7 @@ class KeyLimits(NamedTuple):
             raise UsageError(f"A key's rate limit is from 1/86400 (one a day) to {MOST} messages a second.")
         if self.burst is not None and self.rate is None:
             raise UsageError("A key's burst goes with a rate; give both.")
-        for name, count in (("burst", self.burst), ("in_flight", self.in_flight)):
+        for name, count in (("burst", self.burst), ("in_flight", self.in_flight), ("sessions", self.sessions)):
             if count is not None and not 0 < count <= MOST:
                 raise UsageError(f"A key's {name} is a whole number from 1 to {MOST}.")
         self.quotas.check()

@@ -11,7 +11,7 @@ from trunkline.envelope import TELLS_OF_ACCEPTED, Accepted, Delivery
 from trunkline.errors import SessionNotFound, TooManyRequests, TooManySessions
 from trunkline.settings import Settings
 from trunkline.streams.client import Redis
-from trunkline.streams.sessions import Owner, Sessions, Touched, new_session_id
+from trunkline.streams.sessions import Owner, Sessions, Touched, most_sessions, new_session_id
 
 
 async def test_a_session_is_resumed_on_another_pod_from_where_it_was(wire: Wire) -> None:
@@ -112,6 +112,48 @@ async def test_a_tenant_has_no_more_sessions_than_its_limit(redis: Redis) -> Non
         await sessions.open(owner, new_session_id(), b"{}", 2)
     await sessions.close(owner, second)
     await sessions.open(owner, new_session_id(), b"{}", 2)
+
+
+async def test_a_key_has_no_more_sessions_than_its_own_limit_however_they_end(redis: Redis) -> None:
+    sessions = Sessions(redis, "pod")
+    mine, other = (Owner("a" * 32, key) for key in ("key_1", "key_2"))
+    first, second = new_session_id(), new_session_id()
+    for session in (first, second, first):  # what is repeated opens nothing
+        await sessions.open(mine, session, b"{}", most_sessions(10, 2))
+    with pytest.raises(TooManySessions, match="API key has as many sessions") as refused:
+        await sessions.open(mine, new_session_id(), b"{}", most_sessions(10, 2))
+    assert refused.value.retry_after == 30
+    await sessions.open(other, new_session_id(), b"{}", most_sessions(10, 2))
+    await sessions.open(other, new_session_id(), b"{}", most_sessions(10))
+
+    await sessions.close(mine, first)
+    third = new_session_id()
+    await sessions.open(mine, third, b"{}", most_sessions(10, 2))
+    await redis.command("ZADD", redis.keys.tenant(mine.tenant).sessions, "XX", 1, second)  # it has expired
+    await sessions.open(mine, new_session_id(), b"{}", most_sessions(10, 2))
+    with pytest.raises(TooManySessions):
+        await sessions.open(mine, new_session_id(), b"{}", most_sessions(10, 2))
+    key = f"{redis.keys.tenant(mine.tenant).base}key:key_1:sessions"
+    assert await redis.command("ZCARD", key) == 2, "those that ended are forgotten"
+    with pytest.raises(TooManySessions, match="tenant"):
+        await sessions.open(other, new_session_id(), b"{}", most_sessions(4, 9))
+
+
+async def test_at_a_keys_limit_its_own_session_left_longest_makes_room_and_nobody_elses(redis: Redis) -> None:
+    sessions = Sessions(redis, "pod")
+    mine, other = (Owner("a" * 32, key) for key in ("key_1", "key_2"))
+    theirs, left = new_session_id(), new_session_id()
+    await sessions.open(other, theirs, b"{}", most_sessions(10))
+    await sessions.open(mine, left, b"{}", most_sessions(10, 1))
+    seconds, _ = await redis.command("TIME")
+    for session, ends in ((theirs, 30), (left, 60)):
+        await redis.command(
+            "ZADD", redis.keys.tenant(mine.tenant).sessions, "XX", (int(seconds) + ends) * 1000, session
+        )
+    await sessions.open(mine, new_session_id(), b"{}", most_sessions(10, 1))
+    with pytest.raises(SessionNotFound):
+        await sessions.attach(mine, left, 0)
+    await sessions.attach(other, theirs, 0)
 
 
 async def test_a_tenant_opens_sessions_no_faster_than_its_rate_once_its_burst_is_spent(

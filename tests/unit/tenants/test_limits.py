@@ -11,7 +11,7 @@ from trunkline.tenants.limits import NO_LIMITS, KeyLimits, Quotas, limits_of
 
 COUNTS = st.none() | st.integers(1, 1_000_000)
 LIMITS = st.builds(
-    KeyLimits, st.none() | st.floats(0.01, 1_000_000), st.none(), COUNTS, COUNTS, st.none(), COUNTS, st.none()
+    KeyLimits, st.none() | st.floats(0.01, 1_000_000), st.none(), COUNTS, COUNTS, st.none(), COUNTS, st.none(), COUNTS
 )
 
 

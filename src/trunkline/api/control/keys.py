@@ -59,6 +59,7 @@ class Limits(Body):
     monthly_calls_soft: Quota | None = Field(None, description="Beyond it answers say so, and one event is recorded.")
     monthly_compute: Quota | None = Field(None, description="Seconds that its tools run in a month.")
     monthly_compute_soft: Quota | None = None
+    sessions: Count | None = Field(None, description="Sessions that live; a call without a session has none.")
 
     def read(self) -> KeyLimits:
         """As the platform has them."""
@@ -70,12 +71,13 @@ class Limits(Body):
             self.monthly_calls_soft,
             self.monthly_compute,
             self.monthly_compute_soft,
+            self.sessions,
         )
 
     @classmethod
     def of(cls, limits: KeyLimits) -> Self:
         """As the API tells them, those of keys from before there was a bound on them too."""
-        rate, burst, in_flight, calls, calls_soft, compute, compute_soft = limits
+        rate, burst, in_flight, calls, calls_soft, compute, compute_soft, sessions = limits
         return cls.model_construct(
             rate=rate,
             burst=burst,
@@ -84,6 +86,7 @@ class Limits(Body):
             monthly_calls_soft=calls_soft,
             monthly_compute=compute,
             monthly_compute_soft=compute_soft,
+            sessions=sessions,
         )
 
 

@@ -17,7 +17,7 @@
 -- ARGV: 1 time for a call in ms, 2 session lifetime in ms, 3 longest lane, 4 longest audit backlog, 5 what the lane's
 --       keys begin with, 6 epoch ms until which the pod waits, 7 us between sessions at the limit, 8 us of burst,
 --       9 number of parties; for each party, which is what messages have in common: owner, tenant, most in flight, us
---       between messages at the limit, us of burst, kind, pod, transport, most sessions, caller, limits of the key and
+--       between messages at the limit, us of burst, kind, pod, transport, most sessions (see begin), caller, limits of the key and
 --       quotas ('' for none, see measure); for each message: number of its party, call, JSON-RPC id as JSON ('' for a notification), body, audit seed, session id, stream, context;
 --       last: repeated
 -- kind: '' for messages whose answer comes on the session's own stream, "formal" for those of them that go no further if
@@ -28,7 +28,7 @@
 -- Returns for each message how many more may come at once, by the rate of its key if that has one, else its tenant's; -1
 -- for one that was accepted before; for a metered call {'ok', that, and what it and those before it use, see measure}; or
 -- {reason, ms after which to try again}: gone, lane, audit, inflight, rate, late, and those of measure; if it opens a
--- session also sessions, session rate.
+-- session also sessions, key sessions, session rate.
 local time = redis.call('TIME')
 local us = time[1] * 1000000 + time[2]
 local now = math.floor(us / 1000)
