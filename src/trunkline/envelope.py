@@ -9,6 +9,8 @@ from typing import Literal, NamedTuple, cast
 
 import orjson
 
+from trunkline.tracing import parted
+
 VERSION = "1"
 
 
@@ -78,6 +80,8 @@ class Call(NamedTuple):
     lane: int
     entry: bytes
     """The id of the lane entry, for the acknowledgement; it names the attempt, too: each has its own."""
+    trace: str = ""
+    """Its place in a trace, as a `traceparent`; empty where it is not traced."""
     attempt: int = 1
     """Which attempt this is: those before it were lost with their workers."""
     transport: Transport = "sse"
@@ -101,13 +105,14 @@ class Call(NamedTuple):
         if version != VERSION:
             raise UnknownVersion(f"lane entry {entry.decode()} has version {version}")
         _, _, _, body, _, caller, _, context, *others = fields
+        body, trace = parted(body)
         attempt, transport = 1, "sse"
         if others:
             more = dict(zip(others[::2], others[1::2], strict=True))
             attempt, transport = int(more.get(b"n", b"1")), more.get(b"t", b"sse").decode()
         way = cast("Transport", transport)
         times = int(enqueued_ms), int(deadline_ms)
-        return cls(call, tenant, session, body, caller, context, *times, lane, entry, attempt, way)
+        return cls(call, tenant, session, body, caller, context, *times, lane, entry, trace, attempt, way)
 
 
 def accepted_at(call: bytes) -> float:

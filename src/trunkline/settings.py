@@ -93,6 +93,14 @@ class Settings(BaseSettings):
         description="Port on which a pod serves `/metrics` to anybody, 0 for none; API pods also at their own.",
     )
 
+    otlp_endpoint: str = Field(
+        "", description="Collector of traces, as OTLP over HTTP, such as `http://collector:4318`; empty: none."
+    )
+    trace_ratio: float = Field(0.01, ge=0, le=1, description="Share of calls that are traced, of 1.")
+    trace_clients: bool = Field(
+        False, description="Whether calls are traced, too, whose client says that its `traceparent` is sampled."
+    )
+
     trusted_proxies: CommaSeparated = Field(
         ("127.0.0.1", "::1"),
         description="Addresses or networks of proxies whose X-Forwarded-For is believed, with commas; `*` for all.",

@@ -33,6 +33,7 @@ from trunkline.streams.calls import Calls, Message, Place, UseUnknown
 from trunkline.streams.client import Redis
 from trunkline.streams.sessions import Sessions
 from trunkline.tenants.model import SCOPE_CALL
+from trunkline.tracing import Tracing
 
 _INITIALIZED = "notifications/initialized"
 
@@ -53,7 +54,14 @@ class Acceptor:
     """Accepts messages for this pod."""
 
     def __init__(
-        self, redis: Redis, pod: str, sessions: Sessions, calls: Calls, metrics: Metrics, quotas: Seeder
+        self,
+        redis: Redis,
+        pod: str,
+        sessions: Sessions,
+        calls: Calls,
+        metrics: Metrics,
+        quotas: Seeder,
+        tracing: Tracing | None = None,
     ) -> None:
         self._redis = redis
         self._pod = pod
@@ -61,6 +69,7 @@ class Acceptor:
         self._calls = calls
         self._metrics = metrics
         self._quotas = quotas
+        self._tracing = tracing
 
     async def take(self, request: Request, identity: Identity, session: str, envelope: Envelope, body: bytes) -> None:
         """Do what a message of a session wants; what it is answered, if anything, comes on the session's own stream.
@@ -109,6 +118,12 @@ class Acceptor:
         request_id = envelope.id if envelope.kind == "request" else b""
         audit = self._audit(identity, envelope, len(body))
         formal = place is None and envelope.method == _INITIALIZED
+        trace = None
+        if self._tracing is not None and request_id:
+            trace = self._tracing.accepting(
+                request.header, envelope.method, envelope.params, identity.tenant.slug, request.began
+            )
+            body = body if trace is None else trace.carry(body)
         message = Message(call, session, request_id, body, audit, place, formal)
         started = time.perf_counter()
         self._metrics.accept_seconds.observe(started - request.began)
@@ -117,9 +132,14 @@ class Acceptor:
                 admission = await self._calls.accept(identity.owner, message, identity.bounds)
             except UseUnknown as unknown:
                 admission = await self._accept_once_known(identity, message, unknown)
-        except TooManyRequests as error:
-            request.told = identity.told.refused(error)
+        except TrunklineError as error:
+            if trace is not None:
+                trace.refused(error.reason)
+            if isinstance(error, TooManyRequests):
+                request.told = identity.told.refused(error)
             raise
+        if trace is not None:
+            trace.accepted(call)
         request.told = identity.told.accepted(admission, self._redis.clock.now)
         self._metrics.enqueue_seconds.observe(time.perf_counter() - started)
         self._metrics.accept_accepted.inc()

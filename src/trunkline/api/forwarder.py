@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
@@ -33,6 +34,7 @@ from trunkline.streams.client import Redis
 from trunkline.streams.control import CallCancelled, Event, decode
 from trunkline.streams.sessions import Sent, Sessions, Touched
 from trunkline.streams.subscriber import Subscriber
+from trunkline.tracing import Tracing
 
 _RENEW_EVERY = 60.0
 _RENEW_SPREAD = 10.0
@@ -59,6 +61,7 @@ class Forwarder:
         metrics: Metrics,
         on_event: Callable[[Event], None],
         on_ready: Callable[[], Coroutine[Any, Any, None]],
+        tracing: Tracing | None = None,
     ) -> None:
         self._redis = redis
         self._settings: Settings = redis.settings
@@ -66,6 +69,7 @@ class Forwarder:
         self._connections = connections
         connections.catch_up = self._renew_soon
         self._metrics = metrics
+        self._tracing = tracing
         self._on_event = on_event
         self._on_ready = on_ready
         self._control = redis.keys.control.encode()
@@ -130,10 +134,13 @@ class Forwarder:
         self._metrics.forward_total.inc()
         if stations.on:
             stations.log("forward", tenant=stream.slug, session=stream.name, offset=delivery.offset)
+        arrived = 0 if self._tracing is None else time.time_ns()
         if stream.hold is not None and delivery.offset:
             stream.keep(delivery)
         elif not stream.take(delivery):
             self._renew_soon(stream)
+        if self._tracing is not None:
+            self._tracing.delivered(delivery.tag, arrived)
 
     def _expect(self, accepted: Accepted) -> None:
         self._connections.hold(accepted)

@@ -52,6 +52,7 @@ from trunkline.tenants.quotas import QuotaSeeder
 from trunkline.tenants.signing import Keyring
 from trunkline.tenants.unsettled import Unsettled
 from trunkline.tenants.verify import Verifier
+from trunkline.tracing import Tracing
 
 _START_PATIENCE = 15.0
 _REFRESH_EVERY = 30.0
@@ -124,6 +125,7 @@ class ApiProcess:
         """Set when this pod serves and hears what is published for it."""
         self._starting: asyncio.Task[Any] | None = None
         self._tails: Tail | None = None
+        self._tracing: Tracing | None = None
         signing = settings.secret_key.get_secret_value()
         self._auditor = [CheckpointSigner(settings.secret_key).jwk()] if signing else []
 
@@ -148,6 +150,8 @@ class ApiProcess:
             if self._passwords is not None:
                 self._passwords.close()
             self._metrics.close()
+            if self._tracing is not None:
+                await asyncio.to_thread(self._tracing.close)
             await database.aclose()
             await redis.aclose()
 
@@ -164,6 +168,7 @@ class ApiProcess:
         settings = self._settings
         self._redis = redis
         self._metrics = Metrics("api", __version__)
+        self._tracing = Tracing.of(settings, "api", self._pod)
         if settings.metrics_port:
             self._metrics.serve(settings.metrics_port)
         self._connections = Connections()
@@ -180,7 +185,7 @@ class ApiProcess:
         calls = Calls(redis)
         self._vanished = calls.vanished
         self._quotas = QuotaSeeder(redis, database, settings.secret_key)
-        acceptor = Acceptor(redis, self._pod, sessions, calls, self._metrics, self._quotas)
+        acceptor = Acceptor(redis, self._pod, sessions, calls, self._metrics, self._quotas, self._tracing)
         streaming = Streaming(settings, authenticator, sessions, self._connections, self._metrics)
         listeners = Listeners(streaming, self._connections)
         sse = SseTransport(authenticator, sessions, self._connections, streaming, acceptor, self._metrics)
@@ -193,7 +198,14 @@ class ApiProcess:
             self._connections, listeners, Changes(redis), self._directory, self._verifier, self._refresh
         )
         self._forwarder = Forwarder(
-            redis, self._pod, sessions, self._connections, self._metrics, self._event, self._listening_again
+            redis,
+            self._pod,
+            sessions,
+            self._connections,
+            self._metrics,
+            self._event,
+            self._listening_again,
+            self._tracing,
         )
         self._health.listening = lambda: self._forwarder.subscriber.live
         self._streaming, self._listeners = streaming, listeners

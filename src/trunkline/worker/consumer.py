@@ -25,6 +25,7 @@ from trunkline.streams.outbox import Outbox
 from trunkline.tenants.config_reader import ConfigReader
 from trunkline.tenants.directory import TenantDirectory
 from trunkline.tenants.model import Tenant
+from trunkline.tracing import Tracing
 from trunkline.worker.answers import Answer, in_its_place, overdue, stopped, too_late
 from trunkline.worker.clients import Clients, unless_away
 from trunkline.worker.executor import Execution, Executor
@@ -41,6 +42,8 @@ _GATHER = 0.004
 _CLOCK_EVERY = 30.0
 _DEADLINE_LOOK = 0.1
 """Seconds between looks at the deadlines of what runs here: how late a call may be answered for."""
+
+_UNTRACED = contextlib.nullcontext()
 
 log = structlog.get_logger(__name__)
 
@@ -61,6 +64,7 @@ class Consumer:
         directory: TenantDirectory,
         configs: ConfigReader,
         metrics: Metrics,
+        tracing: Tracing | None = None,
     ) -> None:
         self._redis = redis
         self._settings = redis.settings
@@ -69,6 +73,7 @@ class Consumer:
         self._directory = directory
         self._configs = configs
         self._metrics = metrics
+        self._tracing = tracing
         self._calls = Calls(redis)
         self._attempts = Attempts(redis, worker)
         self._outbox = Outbox(redis, worker)
@@ -272,10 +277,23 @@ class Consumer:
         if stations.on:
             stations.log("execute", call=call.id, tenant=execution.caller.slug, session=call.session)
         started = time.perf_counter()
-        answer = await execution.run()
+        if call.trace and self._tracing is not None:
+            answer = await self._execute_traced(self._tracing, running, execution)
+        else:
+            answer = await execution.run()
         took = time.perf_counter() - started
         self._metrics.execute_seconds.observe(took)
         running.compute_us = max(round((took - running.waited) * 1_000_000), 0)
+        return answer
+
+    async def _execute_traced(self, tracing: Tracing, running: Running, execution: Execution) -> Answer:
+        call = execution.call
+        waited = self._clock.now_ms() - call.enqueued_ms
+        attributes = {"mcp.method.name": str(execution.body.get("method")), "trunkline.tenant": execution.caller.slug}
+        with tracing.executing(call.trace, waited, attributes) as span:
+            answer = await execution.run()
+            if answer.outcome != "ok":
+                tracing.fail(span, answer.outcome)
         return answer
 
     async def _execute_on_probation(self, running: Running, execution: Execution) -> Answer | None:
@@ -311,9 +329,13 @@ class Consumer:
         if len(answer.message) > self._settings.outbox_max_bytes:
             answer = in_its_place(call, "The result is larger than this server can deliver.")
         started = time.perf_counter()
-        offset = await self._outbox.publish(call, answer.message, answer.outcome, answer.context, running.compute_us)
-        if not offset and running.call is not call:
-            offset = await self._publish_as_claimed(running, answer)
+        traced = self._tracing.publishing(call.trace) if call.trace and self._tracing is not None else _UNTRACED
+        with traced:
+            offset = await self._outbox.publish(
+                call, answer.message, answer.outcome, answer.context, running.compute_us
+            )
+            if not offset and running.call is not call:
+                offset = await self._publish_as_claimed(running, answer)
         self._metrics.publish_seconds.observe(time.perf_counter() - started)
         if call.wants_answer:
             self._metrics.executed(answer.outcome)

@@ -43,6 +43,7 @@ from trunkline.tenants.idempotency import keep_forgetting
 from trunkline.toolsets.catalog import Catalog, gather
 from trunkline.toolsets.configurable import schema_of
 from trunkline.toolsets.hosted import Toolset
+from trunkline.tracing import Tracing
 from trunkline.worker.consumer import Consumer
 from trunkline.worker.executor import Executor
 
@@ -102,6 +103,7 @@ class WorkerProcess:
         self.ready = asyncio.Event()
         """Set when this worker claims calls and hears of cancellations."""
         self._main: asyncio.Task[Any] | None = None
+        self._tracing: Tracing | None = None
 
     async def run(self) -> None:
         """Work until `stop`."""
@@ -120,6 +122,8 @@ class WorkerProcess:
                 await self._work()
         finally:
             pulse.stop()
+            if self._tracing is not None:
+                await asyncio.to_thread(self._tracing.close)
             await database.aclose()
             await redis.aclose()
 
@@ -131,12 +135,17 @@ class WorkerProcess:
 
     async def _compose(self, redis: Redis, database: Database) -> None:
         self._metrics = Metrics("worker", __version__)
+        self._tracing = Tracing.of(self._settings, "worker", self._worker)
+        if self._tracing is not None:
+            self._tracing.serve_tools()
         if self._settings.metrics_port:
             self._metrics.serve(self._settings.metrics_port)
         self._directory = TenantDirectory(database, Snapshots(redis), self._settings)
         configs = ConfigReader(self._settings, database, redis, self._catalog.models)
         executor = Executor(self._catalog)
-        self._consumer = Consumer(redis, self._worker, executor, self._directory, configs, self._metrics)
+        self._consumer = Consumer(
+            redis, self._worker, executor, self._directory, configs, self._metrics, self._tracing
+        )
         self._database = database
         self._tell_hosted = partial(keep_announcing, database, [_hosted(each) for each in self._catalog.toolsets])
         self._custodian = Custodian(redis, self._metrics, every=_LOOK_EVERY, grace_ms=_SWEEP_GRACE_MS)
