@@ -27,7 +27,7 @@ from faults.scenarios import Outcome, carry_out, registered
 from trunkline.errors import TrunklineError
 
 _SCENARIOS = (
-    "workers", "apis", "redis", "postgres", "deploys", "questions", "flood", "readers", "fuzz", "model",
+    "workers", "apis", "redis", "failover", "postgres", "deploys", "questions", "flood", "readers", "fuzz", "model",
 )  # fmt: skip
 """Modules that register scenarios, in the order of the table."""
 

@@ -49,6 +49,10 @@ class Proxy:
         self._listen()
         return self.port
 
+    def lead_to(self, host: str, port: int) -> None:
+        """Forward new connections elsewhere, as a name does that was changed; the others stay."""
+        self._target = (host, port)
+
     def delay(self, seconds: float) -> None:
         """Hold each piece of up to 64 KiB for so long, either way: a round trip takes at least twice that."""
         self._up.delay = self._down.delay = seconds

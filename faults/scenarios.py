@@ -47,6 +47,8 @@ class Scenario(Generic[Size]):
     """Whether it works with a rig's pods; if not, no oracle but its own findings is consulted."""
     transports: Sequence[Transport]
     """Over which of them it makes sense; its clients are divided among them."""
+    without: Sequence[str] = ()
+    """Names of oracles that nobody promises here: what they say is told, and may be anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +91,12 @@ def scenario(
     needs_stores: bool = False,
     deploys: bool = True,
     transports: Sequence[Transport] = TRANSPORTS,
+    without: Sequence[str] = (),
 ) -> Callable[[Callable[[Rig, Size], Awaitable[Figures]]], Scenario[Size]]:
     """Register the function below as a scenario."""
 
     def register(run: Callable[[Rig, Size], Awaitable[Figures]]) -> Scenario[Size]:
-        made = Scenario(name, title, must_hold, small, full, run, needs_stores, deploys, transports)
+        made = Scenario(name, title, must_hold, small, full, run, needs_stores, deploys, transports, without)
         registered[name] = made
         return made
 
@@ -127,9 +130,11 @@ async def carry_out(
     began = time.monotonic()
     async with rigged(directory, seed, None if chosen.needs_stores else shared, spoken) as rig:
         figures = await chosen.run(rig, size)
-        figures = replace(figures, counts={**figures.counts, **_by_transport(rig)})
         done = time.monotonic()
-        findings = [*figures.findings, *(await oracles.consult(rig) if chosen.deploys else ())]
+        consulted = await oracles.consult(rig, chosen.without) if chosen.deploys else []
+        told = {f"{each.name} (not promised)": each.figure for each in consulted if each.name in chosen.without}
+        figures = replace(figures, counts={**figures.counts, **_by_transport(rig), **told})
+        findings = [*figures.findings, *(each for each in consulted if each.name not in chosen.without)]
         ended = time.monotonic()
     return Outcome(chosen, seed, figures, findings, ended - began, ended - done)
 

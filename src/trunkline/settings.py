@@ -42,7 +42,21 @@ class Settings(BaseSettings):
         "",
         description="Postgres as the owner of the tables, for `trunkline migrate`; empty for DATABASE_URL.",
     )
-    redis_url: str = Field("", description="Redis 7.0 or newer or Valkey, as `redis://` or `rediss://`.")
+    redis_url: str = Field(
+        "",
+        description="Redis 7.0 or newer or Valkey: `redis://`, `rediss://` (TLS), or by way of Sentinels "
+        "`redis+sentinel://` and `rediss+sentinel://` (docs/redis.md).",
+    )
+    redis_sentinel_username: str = Field("", description="As whom to log in to the Sentinels; empty for `default`.")
+    redis_sentinel_password: SecretStr = Field(
+        SecretStr(""), description="Password of the Sentinels; empty where they want none."
+    )
+    redis_wait_replicas: int = Field(
+        0, ge=0, le=10, description="Replicas that must have a call before it is accepted (WAIT); 0 for none."
+    )
+    redis_wait_timeout: float = Field(
+        1.0, ge=0.1, le=2.5, description="Seconds that they have for it; after that the call is refused with 503."
+    )
     redis_prefix: str = Field("tl1:", description="In front of every Redis key and channel of this deployment.")
     public_url: str = Field(
         "http://127.0.0.1:8000",

@@ -156,9 +156,8 @@ class Deployment:
                 process.wait()
 
 
-@contextlib.asynccontextmanager
-async def deployed(settings: Settings, directory: Path) -> AsyncIterator[Deployment]:
-    """A deployment on these settings; its pods end with the block."""
+async def populate(settings: Settings) -> str:
+    """Make the tenant `demo` with its toolset; its key."""
     redis = await Redis.connect(settings, "test")
     database = Database(settings.database_url, process="test")
     try:
@@ -169,7 +168,13 @@ async def deployed(settings: Settings, directory: Path) -> AsyncIterator[Deploym
     finally:
         await database.aclose()
         await redis.aclose()
-    deployment = Deployment(settings, directory, key)
+    return key
+
+
+@contextlib.asynccontextmanager
+async def deployed(settings: Settings, directory: Path) -> AsyncIterator[Deployment]:
+    """A deployment on these settings; its pods end with the block."""
+    deployment = Deployment(settings, directory, await populate(settings))
     try:
         yield deployment
     finally:

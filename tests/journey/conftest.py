@@ -78,8 +78,11 @@ class Platform:
         return [process for process in self._running.values() if isinstance(process, kind)][number]
 
     async def aclose(self) -> None:
+        """Stop all pods; nobody is about to connect any more."""
         for process in self._running.values():
             process.stop()
+            if isinstance(process, ApiProcess):
+                process._hurry.set()
         async with asyncio.timeout(PATIENCE * 2):
             await asyncio.gather(*self._running)
 

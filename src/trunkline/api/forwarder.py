@@ -19,6 +19,7 @@ from typing import Any
 
 import structlog
 
+from trunkline.api.confirmed import Confirmed
 from trunkline.api.connections import Connections
 from trunkline.api.events import KEEP_ALIVE, MESSAGES_LOST, REDIS_LOST, REPLACED, SESSION_ENDED
 from trunkline.api.expiry import SOON, Expiries
@@ -29,7 +30,7 @@ from trunkline.logs import stations
 from trunkline.metrics import Metrics
 from trunkline.settings import Settings
 from trunkline.streams.client import Redis
-from trunkline.streams.control import Event, decode
+from trunkline.streams.control import CallCancelled, Event, decode
 from trunkline.streams.sessions import Sent, Sessions, Touched
 from trunkline.streams.subscriber import Subscriber
 
@@ -75,6 +76,9 @@ class Forwarder:
         self._tasks: set[asyncio.Task[None]] = set()
         channels = [redis.keys.control, *(redis.keys.pods(lane) + pod for lane in range(redis.keys.lanes))]
         self.subscriber = Subscriber(redis, channels, self._received, self._subscribed)
+        self._confirmed: Confirmed | None = None
+        if redis.replicas is not None:
+            self._confirmed = Confirmed(redis, redis.replicas, self._forward_confirmed, self._look_at_all)
 
     async def run(self) -> None:
         """Forward until cancelled."""
@@ -82,22 +86,41 @@ class Forwarder:
             group.create_task(self.subscriber.run(), name="subscriber")
             group.create_task(self._keep_alive(), name="keep-alive")
             group.create_task(self._expiries.run(), name="expiries")
+            if self._confirmed is not None:
+                group.create_task(self._confirmed.run(), name="confirmed")
 
     def _received(self, channel: bytes, payload: bytes) -> None:
+        if self._confirmed is None:
+            self._forward(channel, payload)
+            return
+        if channel == self._control:
+            self._forward(channel, payload)
+        if self.subscriber.connection is not None:
+            self._confirmed.put(self.subscriber.connection, channel, payload)
+
+    def _forward(self, channel: bytes, payload: bytes) -> None:
         if channel == self._control:
             event = decode(payload)
             if event is not None:
                 self._on_event(event)
-            return
-        if payload[0] == TELLS_OF_ACCEPTED:
+        elif payload[0] == TELLS_OF_ACCEPTED:
             for accepted in Accepted.from_payload(payload):
                 self._expect(accepted)
-            return
-        published, deliveries = Delivery.from_payload(payload)
-        if published:
-            self._metrics.forward_seconds.observe((self._redis_clock.now_ms() - published) / 1000)
-        for delivery in deliveries:
-            self._deliver(delivery)
+        else:
+            published, deliveries = Delivery.from_payload(payload)
+            if published:
+                self._metrics.forward_seconds.observe((self._redis_clock.now_ms() - published) / 1000)
+            for delivery in deliveries:
+                self._deliver(delivery)
+
+    def _forward_confirmed(self, channel: bytes, payload: bytes) -> None:
+        """Events were heeded at once; but that a call was taken back must be heard behind its acceptance, too."""
+        if channel != self._control or isinstance(decode(payload), CallCancelled):
+            self._forward(channel, payload)
+
+    def _look_at_all(self) -> None:
+        for stream in self._connections.streams():
+            self._renew_soon(stream)
 
     def _deliver(self, delivery: Delivery) -> None:
         self._connections.hold(delivery)

@@ -284,7 +284,7 @@ class ApiProcess:
         if self._tails is not None:
             self._tails.drain()
         await self._pause(serving, delay)
-        await self._server.stop_listening(listener)
+        await self._server.stop_listening(listener, self._hurry)
         await self._pause(serving, min(delay, _LAST_CALL))
         self._server.should_exit = True
         giving_up = asyncio.get_running_loop().call_later(

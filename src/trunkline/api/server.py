@@ -48,14 +48,15 @@ class Server(uvicorn.Server):
             if isinstance(connection, Protocol) and connection.cycle is not None:
                 connection.cycle.keep_alive = False
 
-    async def stop_listening(self, listener: socket.socket) -> None:
+    async def stop_listening(self, listener: socket.socket, hurry: asyncio.Event) -> None:
         """Close the port without hanging up on who has just connected.
 
         Closing resets what the kernel has accepted and we have not. So newcomers are turned away first, who knock
-        again a second later, and who is there already is taken over.
+        again a second later, and who is there already is taken over, unless somebody is in a hurry.
         """
         _turn_newcomers_away(listener)
-        await asyncio.sleep(_HANDSHAKE)  # the event loop accepts meanwhile
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(hurry.wait(), _HANDSHAKE)  # the event loop accepts meanwhile
         for server in self.servers:
             server.close()
 

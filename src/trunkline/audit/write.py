@@ -53,6 +53,9 @@ class Feed(Protocol):
     async def read(self, limit: int, block_ms: int) -> list[AuditEntry]:
         """Entries with about `limit` events or all there are, waiting up to `block_ms` for the first."""
 
+    async def hurry(self) -> None:
+        """Wait for no more events: a `read` that does comes back, and no other begins to."""
+
     async def ack(self, entries: Sequence[AuditEntry]) -> None:
         """Forget these, with all their events."""
 
@@ -103,6 +106,7 @@ class AuditWriter:
         self._ended.clear()
         loop = asyncio.create_task(self._loop())
         stopping = asyncio.create_task(self._stopping.wait())
+        hurrying = asyncio.create_task(self._hurry_at_stop())
         try:
             await asyncio.wait({loop, stopping}, return_when=asyncio.FIRST_COMPLETED)
             _, late = await asyncio.wait({loop}, timeout=self._drain)
@@ -111,10 +115,14 @@ class AuditWriter:
             else:
                 loop.result()
         finally:
-            for task in (loop, stopping):
+            for task in (loop, stopping, hurrying):
                 task.cancel()
-            await asyncio.gather(loop, stopping, return_exceptions=True)
+            await asyncio.gather(loop, stopping, hurrying, return_exceptions=True)
             self._ended.set()
+
+    async def _hurry_at_stop(self) -> None:
+        await self._stopping.wait()
+        await self._feed.hurry()
 
     async def _loop(self) -> None:
         while not self._stopping.is_set():

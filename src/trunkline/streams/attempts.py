@@ -36,6 +36,8 @@ class Attempts:
     async def start(self, call: Call, repeatable: bool) -> Verdict:
         """Record that this worker begins an attempt; once this says GO, no other worker will begin the same.
 
+        Where replicas are to have what was done, they have this, too, when it returns.
+
         Tries until Redis answers. Should this worker die, a call that is not repeatable is answered as unknown rather
         than run again.
         """
@@ -47,12 +49,12 @@ class Attempts:
         for call, repeatable in starts:
             mark = f"{call.attempt} {self._worker} {'r' if repeatable else 'n'}"
             args += (call.tenant, call.session, call.id, call.entry, mark)
-        verdicts: Sequence[int] = await self._redis.script("start", [keys.calls(lane)], args, patience=None)
+        verdicts: Sequence[int] = await self._redis.confirmed("start", [keys.calls(lane)], args, patience=None)
         return verdicts
 
     async def suspect(self, call: Call) -> None:
         """Record, before it begins, that this worker runs a call that two others were lost with. Never gives up."""
-        await self._redis.script("suspect", [self._redis.keys.suspects], [self._worker, call.id], patience=None)
+        await self._redis.confirmed("suspect", [self._redis.keys.suspects], [self._worker, call.id], patience=None)
 
     async def acquit(self) -> None:
         """This worker has outlived that."""

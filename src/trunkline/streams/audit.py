@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import structlog
 
+from trunkline.errors import Unavailable
 from trunkline.streams.client import Redis
 from trunkline.streams.connection import Argument, Connection, ConnectionLost, RedisRefusal
 from trunkline.streams.keys import AUDIT_GROUP
@@ -57,6 +59,9 @@ class AuditFeed:
         self._streams = [redis.keys.audit(lane) for lane in range(redis.keys.lanes)]
         self._lane_by_stream = {name.encode(): lane for lane, name in enumerate(self._streams)}
         self._connection: Connection | None = None
+        self._id: int | None = None
+        """By which Redis knows the connection."""
+        self._hurried = False
         self._adopted_at = float("-inf")
         self._forgot_at = float("-inf")
         self._refused_with = ""
@@ -82,6 +87,16 @@ class AuditFeed:
             return entries
         return []
 
+    async def hurry(self) -> None:
+        """Wait for no more events: a `read` that does comes back, and no other begins to.
+
+        Should Redis be away just now, that read waits for as long as it was to.
+        """
+        self._hurried = True
+        if self._connection is not None and self._id is not None:
+            with contextlib.suppress(Unavailable, RedisRefusal):
+                await self._redis.command("CLIENT", "UNBLOCK", self._id)
+
     async def ack(self, entries: Sequence[AuditEntry]) -> None:
         """All events of these are written, or set aside; forget them."""
         by_lane: dict[int, list[Argument]] = defaultdict(list)
@@ -103,18 +118,19 @@ class AuditFeed:
     def _drop(self) -> None:
         if self._connection is not None:
             self._connection.close()
-        self._connection = None
+        self._connection = self._id = None
 
     async def _ready(self) -> Connection:
         if self._connection is None:
             for stream in self._streams:
                 await create_group(self._redis, stream, AUDIT_GROUP)
             self._connection = await self._redis.dial("audit")
+            self._id = await self._connection.send("CLIENT", "ID")
         return self._connection
 
     async def _claim(self, connection: Connection, limit: int, block_ms: int) -> list[AuditEntry]:
         entries: list[AuditEntry] = []
-        block: tuple[Argument, ...] = ("BLOCK", block_ms)
+        block: tuple[Argument, ...] = () if self._hurried else ("BLOCK", block_ms)
         more = True
         while more and sum(entry.events for entry in entries) < limit:
             reply = await connection.send(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -28,11 +29,14 @@ from trunkline.streams.client import PATIENCE, Redis
 from trunkline.streams.connection import Argument, RedisRefusal
 from trunkline.streams.keys import CALLS_GROUP
 from trunkline.streams.lanes import create_group
+from trunkline.streams.replicas import UNKNOWN, NotConfirmed
 from trunkline.streams.sessions import Owner, is_session_id, session_rate, too_many_sessions
 
 log = structlog.get_logger(__name__)
 
 _SWEEP_BATCH = 256
+_TAKE_BACK_WITHIN = 60.0
+"""Seconds for which it is tried to take back what a Redis may have accepted that went away: those of a failover."""
 TIMED_OUT = orjson.dumps(
     {
         "code": REQUEST_TIMEOUT,
@@ -120,6 +124,7 @@ class Calls:
         self._session_rate = session_rate(settings)
         self._outbox_limits = (settings.outbox_max_messages, settings.outbox_max_bytes, settings.outbox_ttl * 1000)
         self._accepting: Batch[_Acceptance] = Batch(self._accept)
+        self._late: set[asyncio.Task[None]] = set()
         self._forgetting: Batch[tuple[str, str, int]] = Batch(self._forget)
 
     async def accept(self, owner: Owner, message: Message, bounds: Bounds) -> Admission:
@@ -131,7 +136,8 @@ class Calls:
             QuotaExceeded: the tenant or the key has used what it may in this month.
             UseUnknown: nobody knows what the tenant or the key has used in this month, and it has a quota.
             TooManySessions: the message opens a session, and the tenant may not.
-            Unavailable: the lane is full, too many audit events wait for Postgres, or Redis is away.
+            Unavailable: the lane is full, too many audit events wait for Postgres, or Redis is away, or too few
+                replicas have the message in time.
         """
         lane = self._redis.keys.tenant(owner.tenant).number
         answer = await self._accepting.add(lane, (owner, message, bounds))
@@ -142,6 +148,8 @@ class Calls:
             return Admission(number, tuple(used))
         if reason == b"unseeded":
             raise UseUnknown(number.decode(), of_tenant=bool(used[0]))
+        if reason == b"unconfirmed":
+            raise NotConfirmed
         if reason == b"late":  # or Redis' clock was set, and we must learn that
             await self._redis.clock.read(self._redis)
         raise _refusal(reason, number)
@@ -163,8 +171,50 @@ class Calls:
         for party in parties:
             args += party
         args += messages
-        answers: Sequence[Any] = await self._redis.script("accept", names, args)
+        answers: Sequence[Any]
+        try:
+            answers = await self._redis.confirmed("accept", names, args)
+        except NotConfirmed as unsure:
+            answers = await self._take_back(lane, [each[:2] for each in acceptances], unsure.reply)
         return answers
+
+    async def _take_back(self, lane: int, accepted: Sequence[tuple[Owner, Message]], reply: Any) -> Sequence[Any]:
+        """What was accepted, and replicas did not have in time, is refused; its answers as `accept` would give them.
+
+        What was begun or answered meanwhile has reached them after all. Where Redis has gone away, and another one
+        takes over perhaps, it is not known what that has: whatever it is, is taken back when it is there.
+        """
+        refused: list[Any] = [[b"unconfirmed", 1000]] * len(accepted)
+        if reply is UNKNOWN:
+            task = asyncio.create_task(self._take_back_late(lane, accepted))
+            self._late.add(task)
+            task.add_done_callback(self._late.discard)
+            return refused
+        try:
+            taken = await self._send_take_back(lane, accepted, PATIENCE)
+        except Unavailable:
+            return await self._take_back(lane, accepted, UNKNOWN)
+        return [
+            each if gone and _admits(given) else given
+            for given, gone, each in zip(reply, taken, refused, strict=True)
+        ]
+
+    async def _take_back_late(self, lane: int, accepted: Sequence[tuple[Owner, Message]]) -> None:
+        with contextlib.suppress(Unavailable, RedisRefusal):
+            await self._send_take_back(lane, accepted, _TAKE_BACK_WITHIN)
+
+    async def _send_take_back(
+        self, lane: int, accepted: Sequence[tuple[Owner, Message]], patience: float
+    ) -> Sequence[int]:
+        keys = self._redis.keys
+        args: list[Argument] = [keys.lane(lane), keys.control]
+        for owner, message in accepted:
+            opens = message.place is not None and message.place.opening is not None
+            args += (owner.tenant, message.session, message.call, int(opens), int(message.request_id != b""))
+        taken: Sequence[int] = await self._redis.script(
+            "takeback", [keys.deadlines(lane), keys.calls(lane)], args, patience=patience
+        )
+        return taken
 
     async def cancel(self, owner: Owner, session: str, request_id: bytes, bounds: Bounds | None = None) -> list[str]:
         """Take back a request, named by its JSON-RPC id as JSON.
@@ -288,6 +338,11 @@ class Calls:
         """Make the consumer group of every lane, where it is missing; calls that wait already belong to it."""
         for lane in range(self._redis.keys.lanes):
             await create_group(self._redis, self._redis.keys.calls(lane), CALLS_GROUP)
+
+
+def _admits(answer: Any) -> bool:
+    """Whether what `accept` returned for a message is that it was accepted."""
+    return isinstance(answer, int) or answer[0] == b"ok"
 
 
 def _pace(bounds: Bounds | None) -> tuple[float, float]:

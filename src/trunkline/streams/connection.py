@@ -1,7 +1,7 @@
 """One connection to Redis: replies in order, commands of one turn of the event loop in one write.
 
 redis-py spends 17 us of CPU on a command in a pipeline of 32, this 6 (docs/decisions/0002-own-redis-connection.md).
-It keeps to hiredis for the protocol and to redis-py for reading URLs.
+It keeps to hiredis for the protocol; `address` reads URLs and `dialer` finds the server.
 """
 
 from __future__ import annotations
@@ -13,15 +13,21 @@ from collections.abc import Callable
 from typing import Any, Self, cast
 
 import hiredis
-from redis.asyncio.connection import parse_url
+
+from trunkline.streams.address import Place, RedisAddress
 
 Argument = str | int | float | bytes
+_NOT_FOR_US = frozenset({"WRONGPASS", "NOAUTH", "NOPERM"})
 Reply = Any
 """bytes, int, None, a list of these, or a RedisRefusal among them."""
 
 
 class ConnectionLost(Exception):
     """The connection to Redis broke; what was under way may or may not have happened."""
+
+
+class Unusable(ConnectionLost):
+    """What was reached cannot be trusted, refuses our login, or knows nothing of what it is asked for."""
 
 
 class RedisRefusal(Exception):
@@ -53,42 +59,53 @@ class Connection(asyncio.Protocol):
         self._watch: asyncio.TimerHandle | None = None
         self.lost: asyncio.Future[None] = self._loop.create_future()
         """Done when the connection has ended, for whatever reason."""
+        self.place = Place("", 0)
+        """Where it leads."""
+        self.server = b""
+        """Which process that is, by its own name for itself, which each start has anew; not always asked for."""
 
     @classmethod
     async def open(
-        cls, url: str, name: str, *, on_push: Callable[[Reply], None] | None = None, timeout: float = 5.0
+        cls,
+        address: RedisAddress | str,
+        name: str,
+        *,
+        on_push: Callable[[Reply], None] | None = None,
+        timeout: float = 5.0,
     ) -> Self:
-        """Connect, authenticate and select the database that `url` names; `name` shows in CLIENT LIST.
+        """Connect, authenticate and select the database that `address` names; `name` shows in CLIENT LIST.
 
         Raises:
-            ConnectionLost: Redis cannot be reached, or refuses the credentials.
+            ConnectionLost: Redis cannot be reached.
+            Unusable: its certificate does not convince, or it refuses the credentials.
+            StartRefused: the address cannot be read, or names files that cannot.
         """
-        target = cast("dict[str, Any]", parse_url(url))
+        target = RedisAddress.parse(address) if isinstance(address, str) else address
         connection = cls(on_push, timeout)
         try:
             async with asyncio.timeout(timeout):
                 await connection._reach(target)
                 for command in _greeting(target, name):
                     await connection.send(*command)
+        except ssl.SSLCertVerificationError as error:
+            connection.close()
+            raise Unusable(f"The certificate of {target} does not convince: {error.verify_message}") from error
         except (OSError, TimeoutError, RedisRefusal) as error:
             connection.close()
+            if isinstance(error, RedisRefusal) and error.kind in _NOT_FOR_US:
+                raise Unusable(f"Redis at {target} refuses the login: {error}") from error
             raise ConnectionLost(f"Redis cannot be reached: {error}") from error
-        except asyncio.CancelledError:
+        except BaseException:
             connection.close()  # nobody else knows of it
             raise
         return connection
 
-    async def _reach(self, target: dict[str, Any]) -> None:
-        if path := target.get("path"):
-            await self._loop.create_unix_connection(lambda: self, path)
+    async def _reach(self, target: RedisAddress) -> None:
+        self.place = target.place
+        if target.path:
+            await self._loop.create_unix_connection(lambda: self, target.path)
             return
-        encrypted = "SSL" in getattr(target.get("connection_class"), "__name__", "")
-        await self._loop.create_connection(
-            lambda: self,
-            target.get("host", "localhost"),
-            target.get("port", 6379),
-            ssl=ssl.create_default_context(cafile=target.get("ssl_ca_certs")) if encrypted else None,
-        )
+        await self._loop.create_connection(lambda: self, *target.place, ssl=target.context())
 
     def send(self, *command: Argument) -> asyncio.Future[Reply]:
         """Send one command; the future gives its reply, or raises RedisRefusal or ConnectionLost."""
@@ -168,12 +185,12 @@ class Connection(asyncio.Protocol):
         self._watch = self._loop.call_later(1.0, self._check)
 
 
-def _greeting(target: dict[str, Any], name: str) -> list[tuple[Argument, ...]]:
+def _greeting(target: RedisAddress, name: str) -> list[tuple[Argument, ...]]:
     commands: list[tuple[Argument, ...]] = []
-    if password := target.get("password"):
-        user = target.get("username")
-        commands.append(("AUTH", user, password) if user else ("AUTH", password))
+    if target.password:
+        user = target.username
+        commands.append(("AUTH", user, target.password) if user else ("AUTH", target.password))
     commands.append(("CLIENT", "SETNAME", name))
-    if database := target.get("db"):
-        commands.append(("SELECT", database))
+    if target.database:
+        commands.append(("SELECT", target.database))
     return commands

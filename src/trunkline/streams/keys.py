@@ -32,6 +32,7 @@ names themselves, from what the lane's keys begin with (docs/decisions/0009-batc
 | `{l<k>}:pod:<pod>` | channel | live copies of outbox entries, for the pod that holds the stream | |
 | `{l<k>}:worker:<worker>` | channel | live copies of responses to requests that the worker's tools sent to clients | |
 | `control` | channel | cancellations, revocations, changes of tenants; every pod listens | |
+| `confirm` | channel | nothing, and nobody listens: a write that WAIT can wait for | |
 | `tail` | channel | ids of tenants whose audit log has grown; pods that follow one listen | |
 | `snapshot:<kind>:<name>` | hash | the newest known state of a record in Postgres, for pods that find Postgres away | 7 days |
 | `revoked` | hash | id of each revoked, not yet expired key: from when it is refused | fields leave with the key's own expiry |
@@ -82,6 +83,7 @@ class Keys:
         self.prefix = settings.redis_prefix
         self.lanes = settings.lanes
         self.control = f"{self.prefix}control"
+        self.confirm = f"{self.prefix}confirm"
         self.tail = f"{self.prefix}tail"
         self.revoked = f"{self.prefix}revoked"
         self.emergency = f"{self.prefix}emergency"

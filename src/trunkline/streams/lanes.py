@@ -10,7 +10,7 @@ import structlog
 
 from trunkline.envelope import Call, UnknownVersion
 from trunkline.streams.client import Redis
-from trunkline.streams.connection import Argument, Connection, RedisRefusal, Reply
+from trunkline.streams.connection import Argument, Connection, ConnectionLost, RedisRefusal, Reply
 from trunkline.streams.keys import CALLS_GROUP
 
 log = structlog.get_logger(__name__)
@@ -32,8 +32,34 @@ class LaneReader:
         self._next = 0
         self._busy: list[int] = []
         """Lanes that had more calls than they were asked for."""
+        self._confirmations = redis.replicas.on(connection) if redis.replicas is not None else None
+        self._unsure: dict[str, Call] = {}
+        """By their ids, calls that were claimed and may not be begun yet, for replicas may not have them."""
+        self._sure: asyncio.Future[bool] | None = None
 
     async def claim(self, free: int, block_ms: int) -> list[Call]:
+        """As `_claim`; where replicas are to have what was done, they know of these calls and of the claim.
+
+        So nothing begins that was not accepted for good: an API pod may refuse it still.
+        """
+        calls = await self._claim(free, block_ms)
+        return calls if self._confirmations is None or not calls else await self._sure_of(calls)
+
+    async def _sure_of(self, calls: Sequence[Call]) -> list[Call]:
+        if self._confirmations is None:
+            return list(calls)
+        self._unsure = {call.id: call for call in calls}
+        self._sure = self._confirmations.join()
+        if not await self._sure:
+            raise ConnectionLost("the connection to Redis was lost before replicas knew of a claim")
+        calls, self._unsure = list(self._unsure.values()), {}
+        return calls
+
+    def forget(self, call: str) -> None:
+        """A call was taken back that may have been claimed and not handed out yet."""
+        self._unsure.pop(call, None)
+
+    async def _claim(self, free: int, block_ms: int) -> list[Call]:
         """Wait up to `block_ms` for calls and claim at most `free` (> 0) of them, from the lanes in turn.
 
         Redis bounds what it reads per stream: every lane first gets its even share of the slots, then the lanes
@@ -76,7 +102,7 @@ class LaneReader:
 
     async def recover(self) -> list[Call]:
         """What is claimed for this worker, some of which may never have reached it: the connection broke before."""
-        return await self._read(range(len(self._streams)), _MOST_RECOVERED, None, after="0")
+        return await self._sure_of(await self._read(range(len(self._streams)), _MOST_RECOVERED, None, after="0"))
 
     async def identify(self) -> None:
         """Learn by which id Redis knows the connection, so that `unblock` can name it."""
@@ -84,6 +110,8 @@ class LaneReader:
 
     async def unblock(self) -> None:
         """Have a claim that waits come back empty-handed; one that has just found calls still brings them."""
+        if self._sure is not None and not self._sure.done():
+            self._sure.set_result(True)  # who stops begins none of them
         if self._id:
             await self._redis.command("CLIENT", "UNBLOCK", self._id)
 

@@ -60,7 +60,7 @@ class Outbox:
             how = f"{outcome}\n{compute_us}\n{len(message)}"
             args += (call.tenant, call.session, call.id, call.entry, message, context, how)
         try:
-            offsets: Sequence[int] = await self._redis.script("publish", names, args, patience=None)
+            offsets: Sequence[int] = await self._redis.confirmed("publish", names, args, patience=None)
         except RedisRefusal as error:
             if len(publications) > 1:  # one of them; the others are not to suffer for it
                 return [(await self._publish(lane, [each]))[0] for each in publications]
@@ -98,7 +98,8 @@ class Outbox:
         """
         keys = self._redis.keys
         tenant = keys.tenant(call.tenant)
-        offset: int = await self._redis.script(
+        send = self._redis.confirmed if asks else self._redis.script
+        offset: int = await send(
             "notify",
             (
                 keys.stream(call.tenant, call.session)[0], tenant.deadlines,

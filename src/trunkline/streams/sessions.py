@@ -3,6 +3,8 @@
 A session belongs to the principal that opened it. To anyone else it does not exist: every function answers for a
 foreign session exactly as for one that never was.
 
+What a pod is told of a stream here it hands to clients; where replicas are to have what was done, they have it first.
+
 A session has a stream of its own, whose name is the session's id, and on streamable HTTP one for each POST that waits
 for answers, named `<session>.<call>` after its first request. Each message belongs to one stream.
 """
@@ -128,7 +130,7 @@ class Sessions:
         """
         keys = self._redis.keys
         tenant = keys.tenant(owner.tenant)
-        refused = await self._redis.script(
+        refused = await self._redis.settled(
             "open",
             [keys.stream(owner.tenant, session)[0], tenant.sessions, tenant.usage],
             [session, owner.mark, self._pod, self._lifetime_ms, limit, caller, self._interval_us, self._burst_us],
@@ -148,7 +150,7 @@ class Sessions:
         keys = self._redis.keys
         tenant = keys.tenant(owner.tenant)
         session, _, call = name.partition(".")
-        found = await self._redis.script(
+        found = await self._redis.confirmed(
             "attach",
             [
                 keys.stream(owner.tenant, session)[0], *keys.stream(owner.tenant, name),
@@ -175,7 +177,7 @@ class Sessions:
         """
         keys, session = self._redis.keys, session_of(name)
         tenant_keys = keys.tenant(tenant)
-        found = await self._redis.script(
+        found = await self._redis.confirmed(
             "touch",
             [
                 keys.stream(tenant, session)[0], keys.stream(tenant, name)[0],
@@ -216,7 +218,7 @@ class Sessions:
         It has at least one message if there is any, else no more than half of what is kept for a slow reader.
         """
         outbox = self._redis.keys.stream(tenant, name)[1]
-        return read_entries(await self._redis.script("missed", [outbox], [after, *self._page]))
+        return read_entries(await self._redis.confirmed("missed", [outbox], [after, *self._page]))
 
     async def issue_ticket(self, tenant: str, stands_for: bytes) -> str:
         """A ticket that opens one stream of this tenant within TICKET_LIFETIME; only its hash is kept."""

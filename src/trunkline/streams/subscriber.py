@@ -38,6 +38,8 @@ class Subscriber:
         self._subscribed = asyncio.Event()
         self.live = False
         """Whether the subscription stands."""
+        self.connection: Connection | None = None
+        """The one over which messages come, or came last."""
 
     async def run(self) -> None:
         """Listen until cancelled."""
@@ -53,6 +55,7 @@ class Subscriber:
 
     async def _listen(self) -> None:
         connection = await self._redis.dial("subscriber", on_push=self._pushed, timeout=_DIAL_PATIENCE)
+        self.connection = connection
         try:
             self._missing = len(self._channels)
             self._subscribed.clear()

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Iterable, Mapping
 
-import redis as redis_sync
-
 from trunkline.settings import Settings
 from trunkline.streams.client import Redis, source
+from trunkline.streams.connection import Connection, ConnectionLost, RedisRefusal
+from trunkline.streams.dialer import Dialer
 from trunkline.streams.keys import Keys
 
 LIFETIME_MS = 3_000
 """How long a sign of life holds."""
 _BEAT_EVERY = 1.0
+_ANSWERS_WITHIN = 2.0
+"""Seconds that Redis has for a beat."""
 _TRY_EVERY = 0.2
 """Seconds between beats while Redis is away: once it is back, it must know soon who lives."""
 
@@ -86,35 +90,55 @@ class Vigil:
 
 
 class Pulse(threading.Thread):
-    """A worker's sign of life: its own thread and connection, so that a tool that hogs the loop looks alive."""
+    """A worker's sign of life: its own thread, loop and connection, so that a tool that hogs the loop looks alive."""
 
     def __init__(self, settings: Settings, worker: str) -> None:
         super().__init__(name="pulse", daemon=True)
         self._settings = settings
         self._member = _member(worker, settings.concurrency)
         self._key = Keys(settings).workers
-        self._stopped = threading.Event()
+        self._stopped = False
+        self._over = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def run(self) -> None:
         """Beat every second until stopped; Redis being away only makes the beats fail."""
-        client = redis_sync.Redis.from_url(self._settings.redis_url, socket_timeout=2, socket_connect_timeout=2)
+        asyncio.run(self._beat())
+
+    async def _beat(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        dialer = Dialer(self._settings, "worker")
+        connection: Connection | None = None
         try:
-            while not self._stopped.is_set():
+            while not self._stopped:
                 started, every = time.monotonic(), _BEAT_EVERY
                 try:
-                    client.eval(source("beat"), 1, self._key, self._member, LIFETIME_MS, 0)
-                except redis_sync.RedisError:
-                    client.close()
-                    every = _TRY_EVERY
-                self._stopped.wait(max(every - (time.monotonic() - started), 0.1))
-            client.zrem(self._key, self._member)
-        except redis_sync.RedisError:
+                    async with asyncio.timeout(_ANSWERS_WITHIN):
+                        if connection is None:
+                            connection = await dialer.open("pulse")
+                        await connection.send("EVAL", source("beat"), 1, self._key, self._member, LIFETIME_MS, 0)
+                except (ConnectionLost, RedisRefusal, TimeoutError):
+                    if connection is not None:
+                        connection.close()
+                    connection, every = None, _TRY_EVERY
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(max(every - (time.monotonic() - started), 0.1)):
+                        await self._over.wait()
+            if connection is not None:
+                async with asyncio.timeout(_ANSWERS_WITHIN):
+                    await connection.send("ZREM", self._key, self._member)
+        except (ConnectionLost, RedisRefusal, TimeoutError):
             return  # it expires by itself
         finally:
-            client.close()
+            if connection is not None:
+                connection.close()
+            await dialer.aclose()
 
     def stop(self) -> None:
         """End the life, visibly at once."""
-        self._stopped.set()
+        self._stopped = True
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # it has ended by itself
+                self._loop.call_soon_threadsafe(self._over.set)
         if self.is_alive():
             self.join(timeout=5)

@@ -100,6 +100,8 @@ class Consumer:
 
     def cancel(self, call_id: str) -> None:
         """The client took a call back: stop it, if it is here."""
+        if self._reader is not None:
+            self._reader.forget(call_id)
         waiting = self._slots.withdraw(call_id)
         if waiting is not None:
             self._metrics.executed("cancelled")

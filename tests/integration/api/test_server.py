@@ -25,7 +25,7 @@ async def test_who_has_connected_when_the_port_begins_to_close_is_served() -> No
     server = Server(uvicorn.Config("unused"))
     server.servers = [await asyncio.start_server(greet, sock=listener)]
     waiting = [socket.create_connection(listener.getsockname(), timeout=5) for _ in range(20)]
-    await server.stop_listening(listener)  # the event loop has not accepted them yet
+    await server.stop_listening(listener, asyncio.Event())  # the event loop has not accepted them yet
     async with asyncio.timeout(5):
         for number, connected in enumerate(waiting):
             reader, writer = await asyncio.open_connection(sock=connected)
@@ -52,7 +52,7 @@ async def test_nobody_is_let_in_at_the_last_moment_and_then_hung_up_on() -> None
             port.close()
 
     server.servers = [Late()]  # type: ignore[list-item]
-    await server.stop_listening(listener)
+    await server.stop_listening(listener, asyncio.Event())
     assert late == [False]
     with pytest.raises(ConnectionRefusedError):
         await asyncio.open_connection(*address)

@@ -14,7 +14,7 @@ from uuid_utils import uuid7
 
 from trunkline.audit.heads import Grown
 from trunkline.audit.seed import seed
-from trunkline.audit.write import AuditWriter
+from trunkline.audit.write import BLOCK_MS, AuditWriter
 from trunkline.db import Database, Scope, task_scope
 from trunkline.errors import Unavailable
 from trunkline.metrics import Metrics
@@ -343,6 +343,27 @@ async def test_stop_writes_what_waits_already(redis, database):
     assert len(await rows(database)) == 21
 
 
+class Patient(Watched):
+    """A feed whose reads wait until their connection is given up, where the writer's wait for a moment."""
+
+    async def read(self, limit: int, block_ms: int) -> list[AuditEntry]:
+        return await super().read(limit, 30_000 if block_ms == BLOCK_MS else block_ms)
+
+
+async def test_stop_does_not_wait_for_events_that_may_come(redis, database):
+    feed = Patient(redis)
+    writer = AuditWriter(feed, database, Metrics("worker"), ROOT, drain=60)
+    task = asyncio.create_task(writer.run())
+    async with asyncio.timeout(20):
+        while b" cmd=xreadgroup " not in await redis.command("CLIENT", "LIST", "ID", feed._id or 1):
+            pass
+        connection = feed._id
+        await writer.stop()
+        await task
+    assert feed._id == connection, "it came back, and was not given up"
+    await feed.aclose()
+
+
 async def test_stop_does_not_wait_for_a_postgres_that_is_away(redis, database, outage):
     await outage.begin()
     tried = Tried(database)
@@ -392,6 +413,9 @@ async def test_a_feed_that_is_away_is_not_asked_without_pause(database):
             nonlocal asked
             asked += 1
             raise Unavailable("Redis is away; try again shortly.")
+
+        async def hurry(self) -> None:
+            """It never waits."""
 
         async def ack(self, entries: Sequence[AuditEntry]) -> None:
             raise AssertionError("nothing was read")

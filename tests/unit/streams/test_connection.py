@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trunkline.streams.address import RedisAddress
 from trunkline.streams.connection import Connection, ConnectionLost, RedisRefusal, _greeting
 
 
@@ -113,11 +114,11 @@ async def test_pushes_reach_their_listener_in_order() -> None:
 
 
 def test_the_greeting_logs_in_names_the_process_and_selects_the_database() -> None:
-    assert _greeting({}, "api") == [("CLIENT", "SETNAME", "api")]
-    assert _greeting({"password": "p", "db": 2}, "w") == [
+    assert _greeting(RedisAddress(), "api") == [("CLIENT", "SETNAME", "api")]
+    assert _greeting(RedisAddress(password="p", database=2), "w") == [
         ("AUTH", "p"), ("CLIENT", "SETNAME", "w"), ("SELECT", 2),
     ]  # fmt: skip
-    assert _greeting({"username": "u", "password": "p"}, "w")[0] == ("AUTH", "u", "p")
+    assert _greeting(RedisAddress(username="u", password="p"), "w")[0] == ("AUTH", "u", "p")
 
 
 async def test_a_connection_that_is_given_up_while_it_is_made_is_closed() -> None:
