@@ -193,23 +193,40 @@ def test_a_process_has_time_to_drain(name: str) -> None:
     assert grace > settings.drain_timeout + max(settings.drain_delay, END_OF_WORKER)
 
 
-def configured() -> str:
+def configured(domain: str = "localhost") -> str:
     """nginx.conf as the service's command leaves it."""
     (shell, option, script) = command("nginx")
     assert (shell, option) == ("sh", "-c")
     edit = script.partition(" > ")[0].replace("/etc/trunkline/nginx.conf", str(ROOT / "nginx" / "nginx.conf"))
-    return subprocess.run(["sh", "-c", edit], capture_output=True, text=True, check=True, timeout=30).stdout
+    # Compose takes $$ for $, so that the shell sees it.
+    return subprocess.run(
+        ["sh", "-c", edit.replace("$$", "$")],
+        env={"PATH": "/usr/bin:/bin", "DOMAIN": domain},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    ).stdout
 
 
 def test_nginx_listens_where_its_port_is_and_passes_to_both_pods() -> None:
     text = configured()
-    assert re.findall(r"^\s*listen (.+);", text, re.MULTILINE) == ["8080"]
+    assert {each.split()[0] for each in re.findall(r"^\s*listen (.+);", text, re.MULTILINE)} == {"8080"}
     assert SERVICES["nginx"]["ports"][0].endswith(":8080")
     port = command("api-1")[command("api-1").index("--port") + 1]
     upstream = text.split("upstream trunkline {")[1].split("}")[0]
     assert re.findall(r"server (\S+) resolve ", upstream) == [f"api-1:{port}", f"api-2:{port}"]
     assert "127.0.0.1:80" not in upstream
     assert "resolver 127.0.0.11" in upstream  # Docker's own
+
+
+def test_tenants_have_host_names_below_the_domain() -> None:
+    assert re.findall(r"server_name ~.+\\(\.\w.+)\$;", configured()) == [".localhost"]
+    assert re.findall(r"server_name ~.+\\(\.\w.+)\$;", configured("mcp.example.org")) == [".mcp.example.org"]
+    public = SERVICES["api-1"]["environment"]["TRUNKLINE_PUBLIC_URL"]
+    default = re.fullmatch(r"\$\{DOMAIN:-(.+)\}", SERVICES["nginx"]["environment"]["DOMAIN"])
+    assert default
+    assert f"://{default[1]}:" in public
 
 
 def test_redis_keeps_calls_and_evicts_nothing() -> None:
