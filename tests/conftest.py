@@ -29,6 +29,11 @@ Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 _running = contextlib.ExitStack()
 _shared = pytest.StashKey[TestStores]()
 
+# What is logged here is seldom read. A traceback with the values of all variables takes seconds to draw; and where
+# nothing has set up logging, the SDK does when a server is made, with a coloured line for each request of a client.
+structlog.dev.ConsoleRenderer.get_active().exception_formatter = structlog.dev.plain_traceback
+logging.getLogger().addHandler(logging.NullHandler())
+
 # The tests are about the defaults, not about the deployment that this shell belongs to.
 for _name in [name for name in os.environ if name.startswith("TRUNKLINE_") and "_TEST_" not in name]:
     del os.environ[_name]

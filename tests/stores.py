@@ -114,7 +114,7 @@ def stores_of_this_run(config: pytest.Config) -> Iterator[TestStores]:
         if config.getoption("--stores") == "containers":
             database_url = database_url or stack.enter_context(_postgres_container())
             redis_url = redis_url or stack.enter_context(_redis_container())
-        data = DataDirectory(stack.enter_context(open_directory()))
+        data = DataDirectory(stack.enter_context(open_directory(_memory())))
         stack.enter_context(data.locked())
         stores = stack.enter_context(
             running_stores(data, database_url=database_url, redis_url=redis_url, durable=False)
@@ -126,9 +126,9 @@ def stores_of_this_run(config: pytest.Config) -> Iterator[TestStores]:
 
 
 @contextlib.contextmanager
-def open_directory() -> Iterator[Path]:
+def open_directory(within: Path | None = None) -> Iterator[Path]:
     """An empty directory that every user may pass through: where we are root, the stores run as another user."""
-    directory = Path(tempfile.mkdtemp(prefix="tl-", dir=_memory()))
+    directory = Path(tempfile.mkdtemp(prefix="tl-", dir=within))
     directory.chmod(0o711)
     try:
         yield directory

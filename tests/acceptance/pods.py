@@ -118,27 +118,31 @@ class Deployment:
             assert pod.running, pod.lines()[-5:]
         return begun[0]
 
-    async def api(self, port: int = 0) -> Pod:
-        """Start one API pod more; at a port of one that has ended, it takes that one's place."""
-        return await self._ready(self._api(port))
+    async def api(self, port: int = 0, **changes: object) -> Pod:
+        """Start one API pod more; at a port of one that has ended, it takes that one's place.
+
+        With `changes`, its settings are others than those of the other pods.
+        """
+        return await self._ready(self._api(port, **changes))
 
     async def worker(self, *options: str) -> Pod:
         """Start one worker more."""
         return await self._ready(self._worker(*options))
 
-    def _api(self, port: int = 0) -> Pod:
+    def _api(self, port: int = 0, **changes: object) -> Pod:
         port = port or free_port()
-        return self._spawn("api", "--port", str(port), url=f"http://127.0.0.1:{port}")
+        settings = self.settings.model_copy(update=changes)
+        return self._spawn(settings, "api", "--port", str(port), url=f"http://127.0.0.1:{port}")
 
     def _worker(self, *options: str) -> Pod:
-        return self._spawn("worker", *options)
+        return self._spawn(self.settings, "worker", *options)
 
-    def _spawn(self, *arguments: str, url: str = "") -> Pod:
+    def _spawn(self, settings: Settings, *arguments: str, url: str = "") -> Pod:
         log = self.directory / f"{arguments[0]}-{len(self.pods)}.log"
         command = [sys.executable, "-m", "trunkline", *arguments]
         with log.open("wb") as output:
             process = subprocess.Popen(
-                command, env=os.environ | environment_of(self.settings), stdout=output, stderr=subprocess.STDOUT
+                command, env=os.environ | environment_of(settings), stdout=output, stderr=subprocess.STDOUT
             )
         self.pods.append(Pod(process, log, url))
         return self.pods[-1]

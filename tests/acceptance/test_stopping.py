@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGINT, SIGKILL, SIGTERM, Signals
@@ -13,9 +13,12 @@ from urllib.parse import urljoin
 
 import httpx2
 import pytest
+import pytest_asyncio
 import redis
 from tests.acceptance.pods import TLS, Deployment, Pod, becomes_true, deployed
 from tests.acceptance.sessions import Session
+from tests.control import settings_on
+from tests.stores import TestStores
 
 from trunkline.settings import Settings
 from trunkline.streams.keys import Keys
@@ -23,6 +26,25 @@ from trunkline.streams.keys import Keys
 STREAMS = 20
 ROUNDS = 5
 """Calls of each session before the pod stops, and as many after."""
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def begun(stores: TestStores, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Deployment]:
+    with settings_on(stores) as settings:
+        async with deployed(settings, tmp_path_factory.mktemp("lasting")) as made:
+            await made.start(apis=1, workers=1)
+            yield made
+
+
+@pytest.fixture
+def lasting(begun: Deployment) -> Iterator[Deployment]:
+    """A deployment with an API pod and a worker that stay, whichever others come and go with the tests."""
+    lasting = list(begun.pods)
+    yield begun
+    for pod in begun.pods[len(lasting) :]:
+        pod.process.kill()
+        pod.process.wait()
+    begun.pods = lasting
 
 
 @contextlib.asynccontextmanager
@@ -45,13 +67,13 @@ async def call_on(name: int, session: Session, halfway: asyncio.Barrier) -> None
 
 @pytest.mark.parametrize("number", [SIGTERM, SIGKILL])
 async def test_clients_of_a_pod_that_ends_go_on_at_another_with_nothing_lost_and_nothing_twice(
-    deployment: Deployment, number: Signals
+    lasting: Deployment, number: Signals
 ) -> None:
-    leaving, staying, _ = await deployment.start(apis=2, workers=1)
+    staying, leaving = lasting.pods[0], await lasting.api()
     halfway = asyncio.Barrier(STREAMS + 1)
     async with (
         asyncio.timeout(60),
-        sessions(deployment, [leaving.url, staying.url], posts=staying.url) as opened,
+        sessions(lasting, [leaving.url, staying.url], posts=staying.url) as opened,
         asyncio.TaskGroup() as group,
     ):
         for name, session in enumerate(opened):
@@ -65,11 +87,9 @@ async def test_clients_of_a_pod_that_ends_go_on_at_another_with_nothing_lost_and
         assert all(250 <= int(end) <= 2_000 for end in ends), "each was told when to come back"
 
 
-async def test_a_client_of_a_killed_pod_receives_at_another_what_was_answered_meanwhile(
-    deployment: Deployment,
-) -> None:
-    killed, poster, _ = await deployment.start(apis=2, workers=1)
-    async with Session(deployment.key, [killed.url, poster.url], posts=poster.url).opened() as session:
+async def test_a_client_of_a_killed_pod_receives_at_another_what_was_answered_meanwhile(lasting: Deployment) -> None:
+    poster, killed = lasting.pods[0], await lasting.api()
+    async with Session(lasting.key, [killed.url, poster.url], posts=poster.url).opened() as session:
         running = await session.send("tools/call", {"name": "countdown", "arguments": {"start": 2, "interval": 0.3}})
         killed.signal(SIGKILL)
         at_once = [await session.send("ping", {}) for _ in range(5)]
@@ -108,12 +128,12 @@ async def post_half(pod: Pod, key: str, endpoint: str, first: bytes, rest: bytes
     return Half(reader, writer, rest)
 
 
-async def test_a_post_that_a_stopping_pod_has_begun_to_read_is_accepted_and_answered(deployment: Deployment) -> None:
-    leaving, staying, _ = await deployment.start(apis=2, workers=1)
-    async with Session(deployment.key, [staying.url], posts=staying.url).opened() as session:
+async def test_a_post_that_a_stopping_pod_has_begun_to_read_is_accepted_and_answered(lasting: Deployment) -> None:
+    staying, leaving = lasting.pods[0], await lasting.api()
+    async with Session(lasting.key, [staying.url], posts=staying.url).opened() as session:
         answer = session.expect(1)
         body = b'{"jsonrpc":"2.0","id":1,"method":"ping"}'
-        half = await post_half(leaving, deployment.key, session.endpoint, body[:5], body[5:])
+        half = await post_half(leaving, lasting.key, session.endpoint, body[:5], body[5:])
         leaving.signal(SIGTERM)
         assert await leaving.logs("draining")
         assert b"202" in await half.complete()
@@ -121,63 +141,54 @@ async def test_a_post_that_a_stopping_pod_has_begun_to_read_is_accepted_and_answ
         assert await leaving.ended() == 0
 
 
-async def test_a_stopping_pod_answers_at_its_port_until_proxies_have_noticed(
-    settings: Settings, tmp_path: Path
-) -> None:
-    patient = settings.model_copy(update={"drain_delay": 60.0})
-    async with deployed(patient, tmp_path) as deployment:
-        leaving, staying, _ = await deployment.start(apis=2, workers=1)
-        async with (
-            Session(deployment.key, [leaving.url, staying.url], posts=staying.url).opened() as session,
-            httpx2.AsyncClient(trust_env=False, verify=TLS) as kept,
-        ):
-            headers = {"authorization": f"Bearer {deployment.key}"}
-            assert "connection" not in (await kept.get(f"{leaving.url}/livez")).headers
+async def test_a_stopping_pod_answers_at_its_port_until_proxies_have_noticed(lasting: Deployment) -> None:
+    staying, leaving = lasting.pods[0], await lasting.api(drain_delay=60.0)
+    async with (
+        Session(lasting.key, [leaving.url, staying.url], posts=staying.url).opened() as session,
+        httpx2.AsyncClient(trust_env=False, verify=TLS) as kept,
+    ):
+        headers = {"authorization": f"Bearer {lasting.key}"}
+        assert "connection" not in (await kept.get(f"{leaving.url}/livez")).headers
+        leaving.signal(SIGTERM)
+        assert await leaving.logs("draining")
+        session.posts = leaving.url
+        assert await session.call("echo", text="accepted still") == "accepted still"
+        assert session.ends, "the stream is elsewhere"
+        assert 250 <= int(session.ends[0]) <= 2_000
+        for path, status in (("/livez", 200), ("/readyz", 503), ("/t/demo/sse", 503)):
+            answer = await kept.get(leaving.url + path, headers=headers)
+            assert (answer.status_code, answer.headers["connection"]) == (status, "close")
+        assert int(answer.headers["retry-after"]) >= 1
+        leaving.signal(SIGTERM)
+        assert await leaving.ended(5) >= 0, "who is in a hurry signals again"
+        session.posts = staying.url
+        assert await session.call("echo", text="here") == "here"
+
+
+async def test_while_a_pod_stops_each_post_is_accepted_until_its_port_is_closed(lasting: Deployment) -> None:
+    staying, leaving = lasting.pods[0], await lasting.api(drain_delay=2.0)
+    async with Session(lasting.key, [staying.url], posts=staying.url).opened() as session:
+        under_way = asyncio.Barrier(5)
+
+        async def post_on() -> None:
+            """One client with connections that it keeps, until nobody is there any more."""
+            headers = {"authorization": f"Bearer {lasting.key}"}
+            url = urljoin(leaving.url, session.endpoint)
+            async with httpx2.AsyncClient(trust_env=False, verify=TLS) as http:
+                with contextlib.suppress(httpx2.ConnectError):
+                    for number in itertools.count():
+                        message = {"jsonrpc": "2.0", "method": "notifications/x", "params": {"n": number}}
+                        answer = await http.post(url, json=message, headers=headers)
+                        assert answer.status_code == 202
+                        if number == 0:
+                            await under_way.wait()
+
+        async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+            for _ in range(4):
+                group.create_task(post_on())
+            await under_way.wait()
             leaving.signal(SIGTERM)
-            assert await leaving.logs("draining")
-            session.posts = leaving.url
-            assert await session.call("echo", text="accepted still") == "accepted still"
-            assert session.ends, "the stream is elsewhere"
-            assert 250 <= int(session.ends[0]) <= 2_000
-            for path, status in (("/livez", 200), ("/readyz", 503), ("/t/demo/sse", 503)):
-                answer = await kept.get(leaving.url + path, headers=headers)
-                assert (answer.status_code, answer.headers["connection"]) == (status, "close")
-            assert int(answer.headers["retry-after"]) >= 1
-            leaving.signal(SIGTERM)
-            assert await leaving.ended(5) >= 0, "who is in a hurry signals again"
-            session.posts = staying.url
-            assert await session.call("echo", text="here") == "here"
-        staying.signal(SIGTERM)
-        assert await staying.logs("draining"), "the signal that ends it is its second"
-
-
-async def test_while_a_pod_stops_each_post_is_accepted_until_its_port_is_closed(
-    settings: Settings, tmp_path: Path
-) -> None:
-    async with deployed(settings.model_copy(update={"drain_delay": 2.0}), tmp_path) as deployment:
-        leaving, staying, _ = await deployment.start(apis=2, workers=1)
-        async with Session(deployment.key, [staying.url], posts=staying.url).opened() as session:
-            under_way = asyncio.Barrier(5)
-
-            async def post_on() -> None:
-                """One client with connections that it keeps, until nobody is there any more."""
-                headers = {"authorization": f"Bearer {deployment.key}"}
-                url = urljoin(leaving.url, session.endpoint)
-                async with httpx2.AsyncClient(trust_env=False, verify=TLS) as http:
-                    with contextlib.suppress(httpx2.ConnectError):
-                        for number in itertools.count():
-                            message = {"jsonrpc": "2.0", "method": "notifications/x", "params": {"n": number}}
-                            answer = await http.post(url, json=message, headers=headers)
-                            assert answer.status_code == 202
-                            if number == 0:
-                                await under_way.wait()
-
-            async with asyncio.timeout(30), asyncio.TaskGroup() as group:
-                for _ in range(4):
-                    group.create_task(post_on())
-                await under_way.wait()
-                leaving.signal(SIGTERM)
-            assert await leaving.ended() == 0
+        assert await leaving.ended() == 0
 
 
 async def test_a_worker_that_stops_finishes_what_it_runs(deployment: Deployment) -> None:

@@ -27,15 +27,11 @@ FILES = sorted(
     if path.is_file() and "__pycache__" not in path.parts
 )
 VARIABLES = {f"TRUNKLINE_{field}".upper() for field in Settings.model_fields}
-OF_NGINX = set(re.findall(r"\$\{(TRUNKLINE_\w+)\}", (ROOT / "nginx" / "production.conf.template").read_text()))
-"""What nginx/render fills in, and no process of ours reads."""
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_every_variable_that_a_file_names_is_a_setting(path: Path) -> None:
     named = set(re.findall(r"TRUNKLINE_[A-Z_]+[A-Z]", path.read_text(errors="ignore")))
-    if "nginx" in path.parts:
-        named -= OF_NGINX
     assert named - {"TRUNKLINE_API"} <= VARIABLES  # `TRUNKLINE_API_...` is what Kubernetes would set by itself
 
 
@@ -90,8 +86,7 @@ def test_every_process_is_given_the_same_time_to_end_and_more_than_it_takes() ->
 
 def test_no_proxy_gives_up_on_a_stream_between_two_signs_of_life() -> None:
     interval = Settings(environment="dev").keepalive_interval
-    files = [path.read_text() for path in (ROOT / "nginx").rglob("*.conf*")]
-    nginx = [each for text in files for each in re.findall(r"proxy_read_timeout (\d+)s;", text)]
+    nginx = re.findall(r"proxy_read_timeout (\d+)s;", (ROOT / "nginx" / "trunkline" / "http.conf").read_text())
     annotations = next(iter(of_kind("overlays/production", "Ingress")))["metadata"]["annotations"]
     limits = [*map(int, nginx), int(annotations["nginx.ingress.kubernetes.io/proxy-read-timeout"])]
     assert len(limits) >= 2

@@ -193,25 +193,23 @@ def test_a_process_has_time_to_drain(name: str) -> None:
     assert grace > settings.drain_timeout + max(settings.drain_delay, END_OF_WORKER)
 
 
-def configured(domain: str = "localhost") -> str:
-    """nginx.conf as the service's command leaves it."""
+def configured(place: Path, domain: str = "localhost") -> str:
+    """nginx.conf as the service's command leaves it, beside what it includes."""
     (shell, option, script) = command("nginx")
     assert (shell, option) == ("sh", "-c")
-    edit = script.partition(" > ")[0].replace("/etc/trunkline/nginx.conf", str(ROOT / "nginx" / "nginx.conf"))
+    assert SERVICES["nginx"]["volumes"] == ["./nginx:/etc/trunkline:ro"]
+    edit = script.partition(" && exec nginx")[0].replace("/etc/trunkline/", f"{ROOT / 'nginx'}/")
     # Compose takes $$ for $, so that the shell sees it.
-    return subprocess.run(
-        ["sh", "-c", edit.replace("$$", "$")],
-        env={"PATH": "/usr/bin:/bin", "DOMAIN": domain},
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=30,
-    ).stdout
+    edit = edit.replace("/tmp/", f"{place}/").replace("$$", "$")
+    subprocess.run(["sh", "-c", edit], env={"PATH": "/usr/bin:/bin", "DOMAIN": domain}, check=True, timeout=30)
+    return (place / "nginx.conf").read_text()
 
 
-def test_nginx_listens_where_its_port_is_and_passes_to_both_pods() -> None:
-    text = configured()
-    assert {each.split()[0] for each in re.findall(r"^\s*listen (.+);", text, re.MULTILINE)} == {"8080"}
+def test_nginx_listens_where_its_port_is_and_passes_to_both_pods(tmp_path: Path) -> None:
+    text = configured(tmp_path)
+    assert re.findall(r"^\s*listen (.+);", text, re.MULTILINE) == ["8080 default_server", "8080"]
+    included = set(re.findall(r"include (\S+);", text))
+    assert all((tmp_path / each).exists() for each in included)
     assert SERVICES["nginx"]["ports"][0].endswith(":8080")
     port = command("api-1")[command("api-1").index("--port") + 1]
     upstream = text.split("upstream trunkline {")[1].split("}")[0]
@@ -220,9 +218,11 @@ def test_nginx_listens_where_its_port_is_and_passes_to_both_pods() -> None:
     assert "resolver 127.0.0.11" in upstream  # Docker's own
 
 
-def test_tenants_have_host_names_below_the_domain() -> None:
-    assert re.findall(r"server_name ~.+\\(\.\w.+)\$;", configured()) == [".localhost"]
-    assert re.findall(r"server_name ~.+\\(\.\w.+)\$;", configured("mcp.example.org")) == [".mcp.example.org"]
+def test_tenants_have_host_names_below_the_domain(tmp_path: Path) -> None:
+    assert re.findall(r"server_name ~.+\\(\.\w.+)\$;", configured(tmp_path)) == [".localhost"]
+    assert re.findall(r"server_name ~.+\\(\.\w.+)\$;", configured(tmp_path, "mcp.example.org")) == [
+        ".mcp.example.org"
+    ]
     public = SERVICES["api-1"]["environment"]["TRUNKLINE_PUBLIC_URL"]
     default = re.fullmatch(r"\$\{DOMAIN:-(.+)\}", SERVICES["nginx"]["environment"]["DOMAIN"])
     assert default

@@ -83,7 +83,7 @@ class Containers:
 @contextlib.contextmanager
 def running(image: Image, stores: TestStores) -> Iterator[Containers]:
     """An API pod, a worker, a tenant with a key; secrets in files, and a database that the image itself migrated."""
-    name = f"test_{stores.run}_image_{secrets.token_hex(3)}"
+    name = f"test_{stores.run}_image_{secrets.token_hex(4)}"
     stores._execute(f'CREATE DATABASE "{name}"')
     port, metrics_port = free_port(), free_port()
     files = {

@@ -46,7 +46,7 @@ def environment() -> dict[str, str]:
 
 def test_its_pod_makes_a_configuration_that_reaches_every_pod(tmp_path: Path) -> None:
     text = written(tmp_path)
-    assert not re.search(r"\$\{TRUNKLINE_[A-Z_]+\}", text)
+    assert not re.search(r"\$\{NGINX_[A-Z_]+\}", text)
     upstream = text.split("upstream trunkline {")[1].split("}")[0]
     service = named(FOLDER, "Service", "trunkline-api-pods")
     name = f"{service['metadata']['name']}.{service['metadata']['namespace']}.svc.cluster.local"
@@ -64,12 +64,12 @@ def test_it_listens_at_its_ports_and_answers_for_the_domain_of_the_public_url(tm
     text = written(tmp_path)
     ports = {str(each["containerPort"]) for each in container(FOLDER, "nginx")["ports"]}
     assert {re.split(r"[ ;]", each)[0] for each in re.findall(r"^\s*listen (.+)", text, re.MULTILINE)} == ports
-    domain = environment()["TRUNKLINE_DOMAIN"]
+    domain = environment()["NGINX_DOMAIN"]
     assert config(FOLDER)["TRUNKLINE_PUBLIC_URL"] == f"https://{domain}"
     assert f"server_name {domain};" in text
     mounts = {each["mountPath"] for each in container(FOLDER, "nginx")["volumeMounts"]}
     assert all(
-        str(Path(environment()[f"TRUNKLINE_{each}"]).parent) in mounts for each in ("CERTIFICATE", "CERTIFICATE_KEY")
+        str(Path(environment()[f"NGINX_{each}"]).parent) in mounts for each in ("CERTIFICATE", "CERTIFICATE_KEY")
     )
 
 

@@ -86,6 +86,6 @@ def test_both_configurations_are_made_of_the_same_parts() -> None:
 
 def test_the_template_names_each_variable_that_it_takes() -> None:
     _, template = MAIN
-    taken = set(re.findall(r"\$\{(TRUNKLINE_[A-Z_]+)\}", template))
-    explained = set(re.findall(r"TRUNKLINE_[A-Z_]+", template.split("daemon off")[0]))
-    assert taken - {"TRUNKLINE_DOMAIN_PATTERN"} <= explained
+    taken = set(re.findall(r"\$\{(NGINX_[A-Z_]+)\}", template))
+    explained = set(re.findall(r"NGINX_[A-Z_]+", template.split("daemon off")[0]))
+    assert taken - {"NGINX_DOMAIN_PATTERN"} <= explained

@@ -56,17 +56,12 @@ async def test_calls_that_waited_for_redis_get_their_results(platform: Platform,
     ):
         held = platform.process(ApiProcess)._connections
 
-        async def are_held() -> bool:
-            await asyncio.sleep(0)
-            return len(list(held.streams())) == 2
-
-        async def is_away() -> bool:
-            return (await http.get(f"{api}/readyz")).status_code == 503
+        async def held_and_away() -> bool:
+            return (await http.get(f"{api}/readyz")).status_code == 503 and len(list(held.streams())) == 2
 
         proxy.cut()
         posts.hold("echo", text="waited")
-        await until(are_held)
-        await until(is_away)
+        await until(held_and_away)
         proxy.heal()
         assert await posts.texts() == ["waited", "waited"]
 

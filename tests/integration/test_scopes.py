@@ -25,13 +25,6 @@ TABLES = ("tenants", "tenant_toolsets", "api_keys")
 
 
 @pytest.fixture
-async def database(settings: Settings) -> AsyncIterator[Database]:
-    opened = Database(settings.database_url)
-    yield opened
-    await opened.aclose()
-
-
-@pytest.fixture
 async def tenants(settings: Settings, database: Database) -> AsyncIterator[list[str]]:
     """The ids of two tenants, each with a toolset and a key."""
     redis = await Redis.connect(settings, "test")

@@ -146,6 +146,11 @@ async def test_an_id_that_no_stream_of_the_session_has_sent_resumes_nothing(one:
 async def test_no_key_or_a_bad_one_is_401(platform: Platform, one: Client) -> None:
     revoked, record = await platform.keys.issue("demo")
     await platform.keys.revoke(record.id)
+
+    async def is_revoked() -> bool:
+        return (await one.other(key=revoked).send("POST", b"not even JSON")).status_code == 401
+
+    await eventually(is_revoked)
     for key in ("", "nonsense", revoked, f"{platform.key}x"):
         for version in (LATEST, MODERN):
             response = await one.other(key=key).send("POST", b"not even JSON", mcp_protocol_version=version)

@@ -140,12 +140,12 @@ def _configure(home: Path, deployment: Deployment, https: int, http: int) -> Non
         f"server 127.0.0.1:{pod.port} max_fails=1 fail_timeout=2s;" for pod in deployment.pods if pod.url
     )
     variables = {
-        "TRUNKLINE_DOMAIN": DOMAIN,
-        "TRUNKLINE_CERTIFICATE": str(home / "certificate.pem"),
-        "TRUNKLINE_CERTIFICATE_KEY": str(home / "key.pem"),
-        "TRUNKLINE_PODS": pods,
-        "TRUNKLINE_HTTPS_PORT": f"127.0.0.1:{https}",
-        "TRUNKLINE_HTTP_PORT": f"127.0.0.1:{http}",
+        "NGINX_DOMAIN": DOMAIN,
+        "NGINX_CERTIFICATE": str(home / "certificate.pem"),
+        "NGINX_CERTIFICATE_KEY": str(home / "key.pem"),
+        "NGINX_PODS": pods,
+        "NGINX_HTTPS_PORT": f"127.0.0.1:{https}",
+        "NGINX_HTTP_PORT": f"127.0.0.1:{http}",
     }
     subprocess.run([HOME / "render", home], env=os.environ | variables, check=True, timeout=30)
     _change(home / "nginx.conf", ("/tmp/trunkline-nginx", str(home / "tmp")))

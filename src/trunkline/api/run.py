@@ -39,6 +39,7 @@ from trunkline.settings import Settings
 from trunkline.streams.calls import Calls
 from trunkline.streams.changes import Changes
 from trunkline.streams.client import Redis
+from trunkline.streams.control import CallCancelled, Event
 from trunkline.streams.custodian import Custodian
 from trunkline.streams.revocations import Revocations
 from trunkline.streams.sessions import Sessions
@@ -177,6 +178,7 @@ class ApiProcess:
         authenticator = Authenticator(self._directory, self._verifier, settings, self._last_use.note)
         self._unsettled = Unsettled(settings, database, redis)
         calls = Calls(redis)
+        self._vanished = calls.vanished
         self._quotas = QuotaSeeder(redis, database, settings.secret_key)
         acceptor = Acceptor(redis, self._pod, sessions, calls, self._metrics, self._quotas)
         streaming = Streaming(settings, authenticator, sessions, self._connections, self._metrics)
@@ -191,7 +193,7 @@ class ApiProcess:
             self._connections, listeners, Changes(redis), self._directory, self._verifier, self._refresh
         )
         self._forwarder = Forwarder(
-            redis, self._pod, sessions, self._connections, self._metrics, self._heard.event, self._listening_again
+            redis, self._pod, sessions, self._connections, self._metrics, self._event, self._listening_again
         )
         self._health.listening = lambda: self._forwarder.subscriber.live
         self._streaming, self._listeners = streaming, listeners
@@ -247,6 +249,7 @@ class ApiProcess:
             asyncio.create_task(self._drop_slow_clients(), name="slow clients"),
             asyncio.create_task(self._last_use.run(), name="last use"),
             asyncio.create_task(self._watch.run(), name="watch"),
+            asyncio.create_task(self._vanished.run(), name="vanished"),
         ]
         # What start-up made is never garbage, and a batch of calls makes more than the usual 700 objects: 4 % of CPU.
         gc.freeze()
@@ -301,8 +304,14 @@ class ApiProcess:
             await asyncio.wait({serving, hurry}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             hurry.cancel()
 
+    def _event(self, event: Event) -> None:
+        if isinstance(event, CallCancelled):
+            self._vanished.forget(event.call_id)
+        self._heard.event(event)
+
     async def _listening_again(self) -> None:
         self._listeners.missed()
+        self._vanished.look()
         await self._refresh()
 
     async def _refresh(self) -> None:

@@ -31,6 +31,7 @@ from trunkline.streams.keys import CALLS_GROUP
 from trunkline.streams.lanes import create_group
 from trunkline.streams.replicas import UNKNOWN, NotConfirmed
 from trunkline.streams.sessions import Owner, is_session_id, session_rate, too_many_sessions
+from trunkline.streams.vanished import Vanished
 
 log = structlog.get_logger(__name__)
 
@@ -124,6 +125,8 @@ class Calls:
         self._session_rate = session_rate(settings)
         self._outbox_limits = (settings.outbox_max_messages, settings.outbox_max_bytes, settings.outbox_ttl * 1000)
         self._accepting: Batch[_Acceptance] = Batch(self._accept)
+        self.vanished = Vanished(redis)
+        """What was accepted for sessions' own streams, should Redis forget it."""
         self._late: set[asyncio.Task[None]] = set()
         self._forgetting: Batch[tuple[str, str, int]] = Batch(self._forget)
 
@@ -141,11 +144,11 @@ class Calls:
         """
         lane = self._redis.keys.tenant(owner.tenant).number
         answer = await self._accepting.add(lane, (owner, message, bounds))
-        if isinstance(answer, int):
-            return Admission(answer)
+        if isinstance(answer, int) or answer[0] == b"ok":
+            if message.place is None and message.request_id:
+                self.vanished.note(owner.tenant, message.session, message.call, message.request_id)
+            return Admission(answer) if isinstance(answer, int) else Admission(answer[1], tuple(answer[2:]))
         reason, number, *used = answer
-        if reason == b"ok":
-            return Admission(number, tuple(used))
         if reason == b"unseeded":
             raise UseUnknown(number.decode(), of_tenant=bool(used[0]))
         if reason == b"unconfirmed":

@@ -34,6 +34,13 @@ UNKNOWN = orjson.dumps(
         "data": {"outcome": "unknown"},
     }
 )
+VANISHED = orjson.dumps(
+    {
+        "code": INTERNAL_ERROR,
+        "message": "This call was lost with the Redis that had accepted it; whether it took effect is unknown.",
+        "data": {"outcome": "unknown"},
+    }
+)
 PARKED = orjson.dumps(
     {
         "code": INTERNAL_ERROR,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from functools import partial
-from weakref import WeakKeyDictionary
 
 from trunkline.errors import Unavailable
 from trunkline.streams.connection import Connection, RedisRefusal, Reply
@@ -87,7 +86,7 @@ class Replicas:
     def __init__(self, count: int, seconds: float, channel: str) -> None:
         self._count = count
         self._channel = channel
-        self._of: WeakKeyDictionary[Connection, Confirmations] = WeakKeyDictionary()
+        self._of: dict[Connection, Confirmations] = {}
         self.seconds = seconds
         """After which who has patience at all has none left."""
 
@@ -95,5 +94,6 @@ class Replicas:
         """The confirmations of a connection."""
         found = self._of.get(connection)
         if found is None:
+            self._of = {each: its for each, its in self._of.items() if not each.lost.done()}
             found = self._of[connection] = Confirmations(connection, self._count, self._channel)
         return found

@@ -10,21 +10,6 @@ from uuid_utils import uuid7
 
 from trunkline.db import Database
 from trunkline.settings import Settings, load_settings
-from trunkline.streams.client import Redis
-
-
-@pytest.fixture
-async def redis(settings: Settings) -> AsyncIterator[Redis]:
-    connected = await Redis.connect(settings, "worker")
-    yield connected
-    await connected.aclose()
-
-
-@pytest.fixture
-async def database(settings: Settings) -> AsyncIterator[Database]:
-    opened = Database(settings.database_url, process="test")
-    yield opened
-    await opened.aclose()
 
 
 @pytest.fixture

@@ -8,20 +8,12 @@ from typing import Any
 
 import pytest
 
-from trunkline.settings import Settings
 from trunkline.streams import audit
 from trunkline.streams.audit import AuditEntry, AuditFeed
 from trunkline.streams.client import Redis
 
 LANE = 3
 Feeds = Callable[[str], AuditFeed]
-
-
-@pytest.fixture
-async def redis(settings: Settings) -> AsyncIterator[Redis]:
-    connected = await Redis.connect(settings, "worker")
-    yield connected
-    await connected.aclose()
 
 
 @pytest.fixture

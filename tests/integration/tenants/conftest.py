@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import pytest
 
 from trunkline.db import Database
@@ -15,20 +13,6 @@ from trunkline.tenants.keys import Keys
 from trunkline.tenants.signing import Keyring
 from trunkline.tenants.tenants import Tenants
 from trunkline.tenants.verify import Verifier
-
-
-@pytest.fixture
-async def database(settings: Settings) -> AsyncIterator[Database]:
-    opened = Database(settings.database_url)
-    yield opened
-    await opened.aclose()
-
-
-@pytest.fixture
-async def redis(settings: Settings) -> AsyncIterator[Redis]:
-    opened = await Redis.connect(settings, "test")
-    yield opened
-    await opened.aclose()
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from tests.unit.streams.test_connection import Wire, connected
 
 from trunkline.streams.connection import Connection, ConnectionLost
-from trunkline.streams.replicas import Confirmations
+from trunkline.streams.replicas import Confirmations, Replicas
 
 
 async def turns() -> None:
@@ -96,3 +96,14 @@ async def test_a_lost_connection_confirms_nothing_and_neither_does_a_replica(des
     assert not await desk.confirmations.join()
     with pytest.raises(ConnectionLost):
         await desk.connection.send("PING")
+
+
+async def test_a_connection_that_was_lost_is_not_remembered() -> None:
+    replicas = Replicas(1, 1.0, "confirm")
+    first, _ = connected()
+    replicas.on(first)
+    first.connection_lost(None)
+    second, _ = connected()
+    assert replicas.on(second) is replicas.on(second)
+    assert list(replicas._of) == [second]
+    second.connection_lost(None)

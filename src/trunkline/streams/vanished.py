@@ -1,0 +1,102 @@
+"""Requests that a pod accepted and Redis has forgotten: after a failover without WAIT, or with its last moments.
+
+The pod that holds the session's stream was told of them over Redis, and answers what it knows of (`api/answered.py`).
+Where that was lost, too, the pod that accepted them is the only one that knows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import defaultdict, deque
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import structlog
+
+from trunkline.errors import Unavailable
+from trunkline.streams.client import Redis
+from trunkline.streams.connection import Argument, RedisRefusal
+from trunkline.streams.lost import VANISHED
+
+_REMEMBERED_MS = 5_000
+"""How long before the latest one: the time by which a replica may be behind."""
+_MOST = 20_000
+_AFTER = 2.0
+"""Seconds after which Redis is asked, once it is there again: streams find out by themselves first what they can."""
+_MARGIN_MS = 5_000
+"""By which clocks may differ, and a request may have been accepted before this is told of it."""
+
+log = structlog.get_logger(__name__)
+
+
+class _Accepted(NamedTuple):
+    at_ms: float
+    tenant: str
+    session: str
+    call: str
+    request_id: bytes
+
+
+class Vanished:
+    """The latest requests that this pod accepted for sessions' own streams."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._accepted: deque[_Accepted] = deque(maxlen=_MOST)
+        self._taken_back: deque[str] = deque(maxlen=_MOST)
+        self._doubtful: dict[str, _Accepted] = {}
+        self._again = asyncio.Event()
+
+    def note(self, tenant: str, session: str, call: str, request_id: bytes) -> None:
+        """A request was accepted."""
+        now = self._redis.clock.now_ms()
+        accepted = self._accepted
+        while accepted and accepted[0].at_ms < now - _REMEMBERED_MS:
+            accepted.popleft()
+        accepted.append(_Accepted(now, tenant, session, call, request_id))
+
+    def forget(self, call: str) -> None:
+        """A request was taken back by its client: it gets no answer."""
+        self._taken_back.append(call)
+
+    def look(self) -> None:
+        """Redis was away and is there again: have `run` look after all that was accepted before."""
+        self._doubtful |= {each.call: each for each in self._accepted}
+        self._again.set()
+
+    async def run(self) -> None:
+        """Answer what Redis has forgotten, until cancelled."""
+        while True:
+            await self._again.wait()
+            await asyncio.sleep(_AFTER)
+            self._again.clear()
+            doubtful, self._doubtful = self._doubtful, {}
+            if answered := await self._answer_all(doubtful.values()):
+                log.warning("requests that Redis had forgotten were answered", requests=answered)
+
+    async def _answer_all(self, doubtful: Iterable[_Accepted]) -> int:
+        sessions = defaultdict[tuple[str, str], list[_Accepted]](list)
+        taken_back = set(self._taken_back)
+        for each in doubtful:
+            if each.call not in taken_back:
+                sessions[each.tenant, each.session].append(each)
+        answered = 0
+        with contextlib.suppress(Unavailable, RedisRefusal):  # it is away again, and will be there again
+            for (tenant, session), accepted in sessions.items():
+                answered += await self._answer(tenant, session, accepted)
+        return answered
+
+    async def _answer(self, tenant: str, session: str, accepted: list[_Accepted]) -> int:
+        keys, settings = self._redis.keys, self._redis.settings
+        requests: list[Argument] = [part for each in accepted for part in (each.call, each.request_id)]
+        answered: int = await self._redis.script(
+            "vanished",
+            keys.stream(tenant, session),
+            [
+                session, keys.tenant(tenant).pods,
+                settings.outbox_max_messages, settings.outbox_max_bytes, settings.outbox_ttl * 1000,
+                int(accepted[0].at_ms) - _MARGIN_MS, VANISHED, *requests,
+            ],
+        )  # fmt: skip
+        return answered
