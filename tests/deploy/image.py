@@ -79,6 +79,12 @@ class Image:
         """What is at /opt."""
         return self.directory / "opt"
 
+    @property
+    def user(self) -> tuple[int, int]:
+        """USER, by its numbers."""
+        uid, _, gid = self.last.one("USER").text.partition(":")
+        return int(uid), int(gid)
+
     def build(self) -> None:
         """Run every step of every stage, in order, as the Dockerfile has it.
 
@@ -102,13 +108,19 @@ class Image:
             self._take_bytecode()
 
     def _take_bytecode(self) -> None:
-        """What is not valid for a file is of no consequence to Python; without any, processes start slowly."""
+        """Of files of the same size, with their times, by which Python tells; without any, processes start slowly."""
         ours = Path(sysconfig.get_path("purelib"))
         theirs = self.tree / "trunkline" / ours.relative_to(sys.prefix)
-        for folder, _, _ in os.walk(theirs):
-            compiled = ours / Path(folder).relative_to(theirs) / "__pycache__"
-            if compiled.is_dir():
-                shutil.copytree(compiled, Path(folder) / "__pycache__", dirs_exist_ok=True)
+        for folder, _, names in os.walk(theirs):
+            there = Path(folder).relative_to(theirs)
+            source = (ROOT / "src" if there.parts[:1] == ("trunkline",) else ours) / there
+            if not (source / "__pycache__").is_dir():
+                continue
+            for name in names:
+                same = source / name
+                if same.is_file() and same.stat().st_size == (Path(folder) / name).stat().st_size:
+                    os.utime(Path(folder) / name, ns=(same.stat().st_atime_ns, same.stat().st_mtime_ns))
+            shutil.copytree(source / "__pycache__", Path(folder) / "__pycache__", dirs_exist_ok=True)
 
     def _mounts(self) -> list[str]:
         """Python where the base image has it; ours at /opt, /build and /etc."""
@@ -150,7 +162,7 @@ class Image:
         self, command: Sequence[str], environment: dict[str, str], output: int | None = None
     ) -> subprocess.Popen[bytes]:
         """Start a process of a container; what is given is its parent, which ends as it does."""
-        uid, gid = self.last.one("USER").text.split(":")
+        uid, gid = self.user
         # Engines take HOME from /etc/passwd.
         variables = CLEAN | FOUND | {"HOME": "/nonexistent"} | self.last.variables | environment
         variables["PATH"] = self.last.variables["PATH"].replace("$PATH", CLEAN["PATH"])
@@ -185,7 +197,7 @@ class Image:
 
     def exec(self, process: subprocess.Popen[bytes], command: Sequence[str]) -> subprocess.CompletedProcess[str]:
         """Run a command beside a process, in its namespaces, as its user."""
-        uid, gid = self.last.one("USER").text.split(":")
+        uid, gid = self.user
         return subprocess.run(
             [
                 *("nsenter", f"--target={inside(process)}", "--mount", "--pid", "setpriv", f"--reuid={uid}"),

@@ -11,7 +11,7 @@ from tests.deploy.tools import ROOT, tool
 Resource = dict[str, Any]
 
 K8S = ROOT / "k8s"
-RENDERED = ("base", "overlays/dev", "overlays/production", "overlays/production-hpa")
+RENDERED = ("base", "overlays/dev", "overlays/production", "overlays/production-hpa", "overlays/production-nginx")
 CUSTOM = frozenset({"ScaledObject", "ServiceMonitor", "PodMonitor", "PrometheusRule", "ScrapeConfig"})
 """Kinds that Kubernetes itself does not bring."""
 

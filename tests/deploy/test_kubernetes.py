@@ -22,9 +22,10 @@ DEFAULTS = {name: field.default for name, field in Settings.model_fields.items()
 SECRETS = {f"TRUNKLINE_{name}" for name in ("DATABASE_URL", "REDIS_URL", "SECRET_KEY", "METRICS_KEY", "SMTP_URL")}
 END_OF_WORKER = 15
 """Seconds that a worker may take after DRAIN_TIMEOUT: answering what is left, audit events, sign of life; 5 each."""
-PRODUCTION = ("overlays/production", "overlays/production-hpa")
+PRODUCTION = ("overlays/production", "overlays/production-hpa", "overlays/production-nginx")
 ours = pytest.mark.parametrize("role", ["api", "worker", "migrate"])
 everywhere = pytest.mark.parametrize("folder", RENDERED)
+behind_an_ingress = pytest.mark.parametrize("folder", PRODUCTION[:2])
 in_production = pytest.mark.parametrize("folder", PRODUCTION)
 
 
@@ -103,7 +104,7 @@ def test_variables_that_are_set_are_settings(folder: str) -> None:
 
 
 def config(folder: str) -> dict[str, str]:
-    (found,) = (each for each in of_kind(folder, "ConfigMap") if each["metadata"]["name"].startswith("trunkline-"))
+    (found,) = (each for each in of_kind(folder, "ConfigMap") if "TRUNKLINE_PUBLIC_URL" in each["data"])
     data: dict[str, str] = found["data"]
     return data
 
@@ -232,7 +233,7 @@ def test_who_comes_in_is_named_and_tools_reach_no_private_address(folder: str) -
     assert {"fc00::/7", "fe80::/10", "64:ff9b::/96"} <= kept["::/0"]
 
 
-@in_production
+@behind_an_ingress
 def test_the_ingress_passes_streams_on_as_they_come(folder: str) -> None:
     ingress = named(folder, "Ingress", "trunkline")
     prefix = "nginx.ingress.kubernetes.io/"
@@ -254,7 +255,7 @@ def test_the_ingress_passes_streams_on_as_they_come(folder: str) -> None:
             }
 
 
-@in_production
+@behind_an_ingress
 def test_metrics_that_are_open_to_the_world_ask_for_a_key(folder: str) -> None:
     key = {"secretKeyRef": {"name": "trunkline", "key": "TRUNKLINE_METRICS_KEY"}}
     assert {"name": "TRUNKLINE_METRICS_KEY", "valueFrom": key} in container(folder, "api")["env"]
