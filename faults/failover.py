@@ -17,8 +17,10 @@ _BETWEEN = (1.0, 3.0)
 """Seconds between two failovers, by chance."""
 _BEHIND = (0.3, 1.2)
 """Seconds for which the replica has received nothing when the primary dies, by chance, every other time."""
-_CALL_TIMEOUT = 20.0
-"""Seconds, few: what a Redis without WAIT has lost is answered when its time is over, at the latest."""
+_PATIENT = 20.0
+"""Seconds that a call may take with WAIT: an answer waits until a replica is back."""
+_IMPATIENT = 8.0
+"""Seconds without: what Redis has lost is answered when its time is over, at the latest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ class Size:
 )
 async def redis_failover(rig: Rig, size: Size) -> Figures:
     """Kill the primary with WAIT configured: every accepted call must end with its result."""
-    behind = await _fail_over(rig, size, redis_wait_replicas=1)
+    behind = await _fail_over(rig, size, call_timeout=_PATIENT, redis_wait_replicas=1)
     accepted = [call for call in rig.ledger.tool_calls if call.fate == "accepted"]
     lost = [call for call in accepted if call.outcome != "result"]
     figure = f"{len(lost)} of {len(accepted)}"
@@ -64,7 +66,7 @@ async def redis_failover(rig: Rig, size: Size) -> Figures:
 )
 async def redis_failover_unconfirmed(rig: Rig, size: Size) -> Figures:
     """Kill the primary without WAIT: every accepted call must be answered, be it with an error."""
-    behind = await _fail_over(rig, size)
+    behind = await _fail_over(rig, size, call_timeout=_IMPATIENT)
     accepted = [call for call in rig.ledger.tool_calls if call.fate == "accepted"]
     affected = Counter(call.outcome for call in accepted if call.outcome != "result")
     silent = [call for call in accepted if not call.done.is_set()]
@@ -82,7 +84,7 @@ async def _fail_over(rig: Rig, size: Size, **changes: object) -> int:
     guarded = GuardedRedis(directory)
     rig.stack.callback(guarded.end)
     await guarded.start()
-    rig.configure(**guarded.settings, call_timeout=_CALL_TIMEOUT, drain_delay=0.0, **changes)
+    rig.configure(**guarded.settings, drain_delay=0.0, **changes)
     await rig.redis.aclose()
     rig.redis = await Redis.connect(rig.settings, "faults")
     rig.stack.push_async_callback(rig.redis.aclose)
