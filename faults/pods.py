@@ -38,9 +38,9 @@ def environment_of(settings: Settings) -> dict[str, str]:
     variables = {}
     for name in sorted(settings.model_fields_set):
         value = getattr(settings, name)
-        if isinstance(value, SecretStr):
-            value = value.get_secret_value()
-        variables[f"TRUNKLINE_{name.upper()}"] = ",".join(value) if isinstance(value, tuple) else str(value)
+        values = value if isinstance(value, tuple) else (value,)
+        told = (each.get_secret_value() if isinstance(each, SecretStr) else str(each) for each in values)
+        variables[f"TRUNKLINE_{name.upper()}"] = ",".join(told)
     return variables
 
 

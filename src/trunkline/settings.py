@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from ipaddress import ip_network
 from pathlib import Path
@@ -24,6 +24,22 @@ CommaSeparated = Annotated[tuple[str, ...], NoDecode]
 
 KNOWN_SECRETS = frozenset({"changeme", "secret", "development", "trunkline", "password", "insecure"})
 SHORTEST_SECRET = 32
+
+
+class Root(SecretStr):
+    """The secret that everything at rest is encrypted and authenticated with, and further ones that still open it.
+
+    While the root is changed, what was made with the one before, or by a pod that has the next one already, is good.
+    """
+
+    def __init__(self, secret: str, others: Sequence[SecretStr] = ()) -> None:
+        super().__init__(secret)
+        self.others = tuple(others)
+
+    @classmethod
+    def all_of(cls, root: SecretStr) -> list[SecretStr]:
+        """A root and the others that open what it opens; itself first."""
+        return [root, *(root.others if isinstance(root, cls) else ())]
 
 
 class Settings(BaseSettings):
@@ -64,6 +80,9 @@ class Settings(BaseSettings):
     )
     secret_key: SecretStr = Field(
         SecretStr(""), description="Root of all encryption at rest, 32 characters or more. Required outside dev."
+    )
+    other_secret_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (), description="Further roots that open what is sealed, with commas: the one before SECRET_KEY, or the next."
     )
     servers: CommaSeparated = Field(
         (), description="MCP server objects to host, as `module:object`, comma-separated."
@@ -186,7 +205,9 @@ class Settings(BaseSettings):
     )
     export_rows: int = Field(1_000, gt=0, le=5_000, description="Rows of an export held in memory at once.")
 
-    @field_validator("servers", "allowed_origins", "allowed_hosts", "trusted_proxies", mode="before")
+    @field_validator(
+        "servers", "allowed_origins", "allowed_hosts", "trusted_proxies", "other_secret_keys", mode="before"
+    )
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
@@ -236,6 +257,11 @@ class Settings(BaseSettings):
             )
         if self.signup != "closed" and not self.public_url.startswith("https:"):
             raise ValueError("SIGNUP needs an https PUBLIC_URL outside dev: passwords would travel in the clear")
+
+    @property
+    def root(self) -> Root:
+        """`secret_key`, with the others that open what it opens."""
+        return Root(self.secret_key.get_secret_value(), self.other_secret_keys)
 
     @cached_property
     def public_host(self) -> str:

@@ -126,8 +126,8 @@ class ApiProcess:
         self._starting: asyncio.Task[Any] | None = None
         self._tails: Tail | None = None
         self._tracing: Tracing | None = None
-        signing = settings.secret_key.get_secret_value()
-        self._auditor = [CheckpointSigner(settings.secret_key).jwk()] if signing else []
+        signing = settings.root.get_secret_value()
+        self._auditor = CheckpointSigner(settings.root).jwks() if signing else []
 
     async def run(self, listener: socket.socket) -> None:
         """Serve until `stop`."""
@@ -184,7 +184,7 @@ class ApiProcess:
         self._unsettled = Unsettled(settings, database, redis)
         calls = Calls(redis)
         self._vanished = calls.vanished
-        self._quotas = QuotaSeeder(redis, database, settings.secret_key)
+        self._quotas = QuotaSeeder(redis, database, settings.root)
         acceptor = Acceptor(redis, self._pod, sessions, calls, self._metrics, self._quotas, self._tracing)
         streaming = Streaming(settings, authenticator, sessions, self._connections, self._metrics)
         listeners = Listeners(streaming, self._connections)

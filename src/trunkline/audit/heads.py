@@ -139,6 +139,12 @@ class _Chains:
         return head._replace(seq=seq, hash=previous, recorded_us=recorded_us)
 
 
+async def is_newest(session: AsyncSession, sealer: HeadSealer, tenant: str) -> bool:
+    """Whether the head of a chain has its code from the newest root; so it is where there is no chain."""
+    row = (await session.execute(_LOCK, {"tenants": [tenant]})).one_or_none()
+    return row is None or sealer.is_newest(head_of(row), row.mac)
+
+
 class Heads:
     """Appends events to chains; one for each process, with the keys of the deployment."""
 

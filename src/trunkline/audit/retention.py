@@ -70,8 +70,8 @@ class Retention:
     def __init__(self, settings: Settings, database: Database, redis: Redis) -> None:
         self._months = settings.audit_retention_months
         self._database = database
-        self._heads = Heads(settings.secret_key)
-        self._sealer = HeadSealer(settings.secret_key)
+        self._heads = Heads(settings.root)
+        self._sealer = HeadSealer(settings.root)
         self._anchors = Anchors(redis, self._sealer)
 
     async def run(self) -> None:

@@ -21,6 +21,7 @@ from pydantic import SecretStr
 
 from trunkline.audit.chain import Checkpoint, Head
 from trunkline.errors import StartRefused, UsageError
+from trunkline.settings import Root
 
 _CHECKPOINT_LABEL: Final = b"trunkline checkpoint 1\n"
 _HEAD_LABEL: Final = b"trunkline audit head 1\n"
@@ -37,14 +38,18 @@ class HeadSealer:
     """
 
     def __init__(self, root: SecretStr) -> None:
-        self._key = _derive(root, "trunkline audit head")
+        self._keys = [_derive(each, "trunkline audit head") for each in Root.all_of(root)]
 
     def mac(self, head: Head) -> bytes:
         """The code of a head."""
-        return hmac.digest(self._key, _HEAD_LABEL + orjson.dumps(_said(head)), "sha256")
+        return _mac(self._keys[0], head)
 
     def holds(self, head: Head, mac: bytes) -> bool:
-        """Whether `mac` is the code of this head."""
+        """Whether `mac` is the code of this head, made with the root or another that is still good."""
+        return any(hmac.compare_digest(_mac(key, head), mac) for key in self._keys)
+
+    def is_newest(self, head: Head, mac: bytes) -> bool:
+        """Whether `mac` was made with the root itself."""
         return hmac.compare_digest(self.mac(head), mac)
 
     def pack(self, head: Head) -> bytes:
@@ -69,7 +74,10 @@ class CheckpointSigner:
     """
 
     def __init__(self, root: SecretStr) -> None:
-        self._private = Ed25519PrivateKey.from_private_bytes(_derive(root, "trunkline audit checkpoint"))
+        self._private, *self._others = (
+            Ed25519PrivateKey.from_private_bytes(_derive(each, "trunkline audit checkpoint"))
+            for each in Root.all_of(root)
+        )
 
     @cached_property
     def public(self) -> bytes:
@@ -81,18 +89,18 @@ class CheckpointSigner:
         """The name of the key in checkpoints and at `/.well-known/jwks.json`."""
         return _kid(self.public)
 
-    def jwk(self) -> dict[str, str]:
-        """The public key as a JSON Web Key (RFC 8037, section 2)."""
-        x = base64.urlsafe_b64encode(self.public).rstrip(b"=").decode()
-        return {"kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": "EdDSA", "kid": self.kid, "x": x}
+    def jwks(self) -> list[dict[str, str]]:
+        """The public keys as JSON Web Keys (RFC 8037, section 2): of the root, and of others that are still good."""
+        return [_jwk(each.public_key().public_bytes_raw()) for each in (self._private, *self._others)]
 
     def sign(self, checkpoint: Checkpoint) -> Checkpoint:
         """The checkpoint with its signature."""
         return checkpoint._replace(kid=self.kid, signature=self._private.sign(_signed(checkpoint)))
 
     def signers(self, others: Iterable[str] = ()) -> Signers:
-        """This signer's public key and further ones, given in hex, by `kid`."""
-        return {self.kid: self._private.public_key(), **read_signers(others)}
+        """This signer's public keys and further ones, given in hex, by `kid`."""
+        own = (each.public_key() for each in (self._private, *self._others))
+        return {**{_kid(each.public_bytes_raw()): each for each in own}, **read_signers(others)}
 
 
 def read_signers(public: Iterable[str]) -> Signers:
@@ -128,6 +136,15 @@ def _signed(checkpoint: Checkpoint) -> bytes:
 
 def _said(head: Head) -> list[str | int | None]:
     return [head.tenant, head.seq, head.hash.hex(), head.recorded_us, head.base_seq, head.broken_at]
+
+
+def _mac(key: bytes, head: Head) -> bytes:
+    return hmac.digest(key, _HEAD_LABEL + orjson.dumps(_said(head)), "sha256")
+
+
+def _jwk(public: bytes) -> dict[str, str]:
+    x = base64.urlsafe_b64encode(public).rstrip(b"=").decode()
+    return {"kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": "EdDSA", "kid": _kid(public), "x": x}
 
 
 def _kid(public: bytes) -> str:

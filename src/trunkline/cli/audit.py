@@ -56,7 +56,7 @@ def export(
         from trunkline.audit.export import Export
 
         tenant = await tenant_id(there, slug)
-        exports = Export(there.database, there.settings.secret_key, there.settings.export_rows)
+        exports = Export(there.database, there.settings.root, there.settings.export_rows)
         taking = await exports.begin(tenant, CLI, {"format": form})
         take = exports.csv if form == "csv" else exports.jsonl
         await _write(take(tenant, *bounds, taking), output)
@@ -108,7 +108,7 @@ def head(slug: Slug, as_json: AsJson = False) -> None:
         from trunkline.audit.query import standing
         from trunkline.audit.signing import CheckpointSigner
 
-        signer = CheckpointSigner(there.settings.secret_key)
+        signer = CheckpointSigner(there.settings.root)
         found = await standing(there.database, await tenant_id(there, slug))
         said: dict[str, Any] = {"seq": 0, "hash": None, "recorded_at": None, "signed": None}
         if found is not None:
@@ -192,7 +192,7 @@ def verify_file(file: Path, signers: Sequence[str]) -> Report:
     from trunkline.audit.verify import verify_copy
     from trunkline.cli.environment import deployment_settings
 
-    trusted = read_signers(signers) if signers else CheckpointSigner(deployment_settings().secret_key).signers()
+    trusted = read_signers(signers) if signers else CheckpointSigner(deployment_settings().root).signers()
     try:
         with file.open("rb") as lines:
             return verify_copy(lines, trusted)
@@ -230,8 +230,8 @@ async def _verify(
     from trunkline.audit.signing import CheckpointSigner, HeadSealer
     from trunkline.audit.verify import verify as verify_chain
 
-    sealer = HeadSealer(there.settings.secret_key)
-    signers = CheckpointSigner(there.settings.secret_key).signers(others)
+    sealer = HeadSealer(there.settings.root)
+    signers = CheckpointSigner(there.settings.root).signers(others)
     anchors = Anchors(there.redis, sealer)
     named = {slug: await tenant_id(there, slug) for slug in slugs}
     if everything:

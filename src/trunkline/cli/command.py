@@ -18,6 +18,7 @@ from trunkline.cli import (
     operators,
     parked,
     processes,
+    secrets,
     signing,
     tenants,
     toolsets,
@@ -49,6 +50,7 @@ app.add_typer(users.app, name="user")
 app.add_typer(operators.app, name="operator")
 app.add_typer(operators.codes, name="signup-code")
 app.add_typer(signing.app, name="signing")
+app.add_typer(secrets.app, name="secrets")
 app.add_typer(audit.app, name="audit")
 app.command("usage")(usage.usage)
 app.command("call")(calls.call)

@@ -53,7 +53,7 @@ class Deployment:
         from trunkline.tenants.operators import Operators
         from trunkline.tenants.passwords import Passwords
 
-        recorder = Recorder(self.settings.secret_key)
+        recorder = Recorder(self.settings.root)
         return Operators(self.settings, self.database, RedisThrottle(self.redis), Passwords(), recorder)
 
     def members(self) -> Members:
@@ -63,7 +63,7 @@ class Deployment:
         from trunkline.tenants.members import Members
         from trunkline.tenants.passwords import Passwords
 
-        recorder = Recorder(self.settings.secret_key)
+        recorder = Recorder(self.settings.root)
         return Members(self.settings, self.database, RedisThrottle(self.redis), Passwords(), recorder)
 
     def users(self) -> Users:
@@ -73,7 +73,7 @@ class Deployment:
         from trunkline.tenants.passwords import Passwords
         from trunkline.tenants.users import Users
 
-        recorder = Recorder(self.settings.secret_key)
+        recorder = Recorder(self.settings.root)
         return Users(self.settings, self.database, RedisThrottle(self.redis), Passwords(), recorder)
 
     def signing(self) -> SigningKeys:
@@ -81,7 +81,7 @@ class Deployment:
         from trunkline.audit.record import Recorder
         from trunkline.tenants.rotation import SigningKeys
 
-        return SigningKeys(self.settings, self.database, self.redis, Recorder(self.settings.secret_key))
+        return SigningKeys(self.settings, self.database, self.redis, Recorder(self.settings.root))
 
 
 def ask(question: Callable[[Deployment], Awaitable[Result]]) -> Result:

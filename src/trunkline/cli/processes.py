@@ -136,9 +136,10 @@ def setting_rows(environment: Mapping[str, str]) -> list[dict[str, Any]]:
     rows = []
     for field, info in Settings.model_fields.items():
         name = f"TRUNKLINE_{field.upper()}"
-        default = "" if isinstance(info.default, SecretStr) else _shown(info.default)
+        secret = isinstance(info.default, SecretStr) or field == "other_secret_keys"
+        default = "" if secret else _shown(info.default)
         value = environment.get(name, default)
-        if isinstance(info.default, SecretStr):
+        if secret:
             value = "********" if value else ""
         rows.append({"name": name, "value": redact(value), "default": default, "description": info.description or ""})
     return rows

@@ -196,9 +196,7 @@ async def _configs(there: Deployment, slug: str, work: Callable[[Configs, str], 
     tenant = await there.tenants.get(slug)
     database = Database(there.settings.database_url, process="cli", pool_size=1)
     try:
-        return await work(
-            Configs(there.settings, database, there.redis, Recorder(there.settings.secret_key)), tenant.id
-        )
+        return await work(Configs(there.settings, database, there.redis, Recorder(there.settings.root)), tenant.id)
     finally:
         await database.aclose()
 

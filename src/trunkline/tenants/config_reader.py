@@ -42,7 +42,7 @@ class ConfigReader:
     ) -> None:
         self._database = database
         self._snapshots = Snapshots(redis)
-        self._sealer = Sealer(settings.secret_key, PURPOSE) if models else None
+        self._sealer = Sealer(settings.root, PURPOSE) if models else None
         self._models = models
         self._known: OrderedDict[_Known, BaseModel] = OrderedDict()
         self._reading: dict[_Known, asyncio.Task[BaseModel | None]] = {}

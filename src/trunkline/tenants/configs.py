@@ -131,7 +131,7 @@ class Configs:
         self._database = database
         self._announcer = Announcer(redis)
         self._recorder = recorder
-        self._secret = settings.secret_key
+        self._secret = settings.root
 
     @cached_property
     def _sealer(self) -> Sealer:

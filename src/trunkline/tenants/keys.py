@@ -108,7 +108,7 @@ class Keys:
         self._redis = redis
         self._announcer = Announcer(redis)
         self._emergencies = Emergencies(redis)
-        self._recorder = Recorder(settings.secret_key)
+        self._recorder = Recorder(settings.root)
         self._longest = timedelta(days=settings.longest_key)
 
     async def issue(

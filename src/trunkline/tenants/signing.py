@@ -25,7 +25,8 @@ from trunkline.tenants.tenants import next_version
 ALGORITHM = "EdDSA"
 """Ed25519 (RFC 8032), by its name in RFC 8037."""
 
-_OWNER = "platform"
+OWNER = "platform"
+"""Whose signing keys are."""
 _CREATION_LOCK = 0x7369676E  # "sign"
 _USE_LOCK = 0x7369676F
 """Shared by all who sign an API key, until it is committed; alone for whoever retires a signing key."""
@@ -63,7 +64,7 @@ class VerificationKey:
 
 def signing_sealer(settings: Settings) -> Sealer:
     """What opens and seals private signing keys."""
-    return Sealer(settings.secret_key, "signing key")
+    return Sealer(settings.root, "signing key")
 
 
 async def load_signing_key(session: AsyncSession, sealer: Sealer) -> tuple[SigningKey, bool]:
@@ -81,7 +82,7 @@ async def load_signing_key(session: AsyncSession, sealer: Sealer) -> tuple[Signi
         row, created = _new_row(sealer), True
         session.add(row)
         await session.flush()
-    private = Ed25519PrivateKey.from_private_bytes(sealer.open(row.private_key, _OWNER, row.kid))
+    private = Ed25519PrivateKey.from_private_bytes(sealer.open(row.private_key, OWNER, row.kid))
     return SigningKey(row.kid, private), created
 
 
@@ -196,7 +197,7 @@ def _new_row(sealer: Sealer) -> SigningKeyRow:
         kid=kid,
         algorithm=ALGORITHM,
         public_key=private.public_key().public_bytes_raw(),
-        private_key=sealer.seal(private.private_bytes_raw(), _OWNER, kid),
+        private_key=sealer.seal(private.private_bytes_raw(), OWNER, kid),
         created_at=now,
         not_before=now,
     )

@@ -124,7 +124,7 @@ class Tenants:
         self._clock = redis.clock
         self._emergencies = Emergencies(redis)
         self._use = QuotaUse(redis)
-        self._recorder = Recorder(settings.secret_key)
+        self._recorder = Recorder(settings.root)
 
     async def create(self, slug: str, name: str = "", *, by: By = CLI) -> Tenant:
         """A new tenant with nothing switched on.

@@ -26,7 +26,7 @@ from trunkline.toolsets.member import Member, stop_idle_tracing
 from trunkline.toolsets.names import Names
 from trunkline.toolsets.offers import learn
 from trunkline.toolsets.parameters import Tools
-from trunkline.toolsets.request_state import bind_state, derive_key, share_state
+from trunkline.toolsets.request_state import bind_state, derive_keys, share_state
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class Catalog:
         self, toolsets: Sequence[Toolset], *, secret: SecretStr | None = None, keep: int = KEPT_COMPOSITIONS
     ) -> None:
         self._toolsets = tuple(toolsets)
-        self._state_key = derive_key(secret) if secret is not None and secret.get_secret_value() else None
+        self._state_keys = derive_keys(secret) if secret is not None and secret.get_secret_value() else None
         self._keep = keep
         self._members: dict[str, Member] = {}
         self._served: OrderedDict[tuple[Switch, ...], Hosted] = OrderedDict()
@@ -111,8 +111,8 @@ class Catalog:
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
             for each in self._toolsets:
-                if self._state_key is not None:
-                    share_state(each.server, each.name, self._state_key)
+                if self._state_keys is not None:
+                    share_state(each.server, each.name, self._state_keys)
                 bind_state(each.server)
                 self._members[each.name] = await _begin(each, stack)
                 if each.bus is not None:

@@ -21,6 +21,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import SecretStr
 
 from trunkline import current_tenant
+from trunkline.settings import Root
 
 _ephemeral: WeakSet[RequestStateSecurity] = WeakSet()
 """Policies whose keys no other process has. A policy does not tell, so each is remembered when it is made: one that
@@ -51,14 +52,19 @@ class Boundary(RequestStateBoundary):
         return super().__call__(ctx, call_next)
 
 
-def derive_key(secret: SecretStr) -> bytes:
-    """The key that all workers of a deployment seal states with, derived from its root by HKDF (RFC 5869)."""
-    derive = HKDF(SHA256(), 32, salt=None, info=b"trunkline request state")
-    return derive.derive(secret.get_secret_value().encode())
+def derive_keys(secret: SecretStr) -> list[bytes]:
+    """The key that all workers of a deployment seal states with, derived from its root by HKDF (RFC 5869).
+
+    Behind it are those that open states, too: of other roots, while the root is changed.
+    """
+    return [
+        HKDF(SHA256(), 32, salt=None, info=b"trunkline request state").derive(each.get_secret_value().encode())
+        for each in Root.all_of(secret)
+    ]
 
 
-def share_state(server: Server[Any], toolset: str, key: bytes) -> None:
-    """Have a server seal states so that every worker with this key opens them, for the same tenant and API key only.
+def share_state(server: Server[Any], toolset: str, keys: list[bytes]) -> None:
+    """Have a server seal states so that every worker with these keys opens them, for the same tenant and API key.
 
     It replaces the SDK's default, and is added where a server has no protection at all: what a client brings back is
     not to be trusted (2026-07-28, multi-round-trip requests). Keys or a codec that the author chose stay; see
@@ -68,11 +74,11 @@ def share_state(server: Server[Any], toolset: str, key: bytes) -> None:
         if isinstance(one, RequestStateBoundary):
             chosen = one._security  # noqa: SLF001 - the only place where it is
             if chosen in _ephemeral:
-                server.middleware[place] = _shared(toolset, key, chosen.ttl, chosen.audience)
+                server.middleware[place] = _shared(toolset, keys, chosen.ttl, chosen.audience)
             return
     if any(server.get_request_handler(method) for method in INPUT_REQUIRED_METHODS):
         outer = sum(isinstance(one, OpenTelemetryMiddleware) for one in server.middleware[:1])
-        server.middleware.insert(outer, _shared(toolset, key))
+        server.middleware.insert(outer, _shared(toolset, keys))
 
 
 def bind_state(server: Server[Any]) -> None:
@@ -91,8 +97,8 @@ def bind_state(server: Server[Any]) -> None:
                 one._security = bound  # noqa: SLF001
 
 
-def _shared(toolset: str, key: bytes, ttl: float = 600.0, audience: str | None = None) -> RequestStateBoundary:
-    policy = RequestStateSecurity(keys=[key], ttl=ttl, bind_principal=_principal, audience=audience)
+def _shared(toolset: str, keys: list[bytes], ttl: float = 600.0, audience: str | None = None) -> RequestStateBoundary:
+    policy = RequestStateSecurity(keys=keys, ttl=ttl, bind_principal=_principal, audience=audience)
     _ephemeral.add(policy)  # another catalog of this process may have another secret
     return Boundary(policy, default_audience=toolset)
 

@@ -62,7 +62,7 @@ def work(settings: Settings) -> None:
         StartRefused: a server to host cannot be loaded.
     """
     configure(settings, "worker")
-    catalog = Catalog(gather(settings.servers), secret=settings.secret_key)
+    catalog = Catalog(gather(settings.servers), secret=settings.root)
     # A restarted container has the name and process id of the one before, whose calls must not look like ours.
     worker = f"{default_pod()}-{secrets.token_hex(3)}"
     try:
@@ -156,8 +156,8 @@ class WorkerProcess:
         channels = [redis.keys.control, *self._clients.questions.channels]
         self._subscriber = Subscriber(redis, channels, self._received, self._subscribed)
         self._feed = AuditFeed(redis, self._worker)
-        anchors = Anchors(redis, HeadSealer(self._settings.secret_key))
-        self._writer = AuditWriter(self._feed, database, self._metrics, self._settings.secret_key, grew=anchors.grew)
+        anchors = Anchors(redis, HeadSealer(self._settings.root))
+        self._writer = AuditWriter(self._feed, database, self._metrics, self._settings.root, grew=anchors.grew)
         self._retention = Retention(self._settings, database, redis)
 
     async def _work(self) -> None:

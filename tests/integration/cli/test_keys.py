@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import secrets
+
 import pytest
 from tests.integration.cli.commands import Trunkline
 
@@ -90,3 +93,17 @@ def test_signing_keys_are_listed_rotated_and_retired(trunkline: Trunkline) -> No
     assert [key["state"] for key in trunkline.rows("signing", "list")] == ["signs", "retired"]
     assert "There is no signing key" in trunkline("signing", "retire", "nothing", code=1)
     assert "is not a duration" in trunkline("signing", "rotate", "--ahead", "soon", code=2)
+
+
+def test_rewrapping_says_what_was_encrypted_anew(trunkline: Trunkline, monkeypatch: pytest.MonkeyPatch) -> None:
+    trunkline("tenant", "create", "acme")
+    trunkline("key", "issue", "acme", "--quiet")
+    before = os.environ["TRUNKLINE_SECRET_KEY"]
+    monkeypatch.setenv("TRUNKLINE_SECRET_KEY", secrets.token_hex(32))
+    assert "1 of them no key opens" in trunkline("secrets", "rewrap", code=1)
+    monkeypatch.setenv("TRUNKLINE_OTHER_SECRET_KEYS", before)
+    assert trunkline("secrets", "rewrap").startswith("Encrypted anew: 1 signing keys, 0 secrets of toolsets;")
+    assert "Encrypted anew: 0 signing keys, 0 secrets" in trunkline("secrets", "rewrap")
+    assert before not in trunkline("settings")
+    monkeypatch.delenv("TRUNKLINE_OTHER_SECRET_KEYS")
+    trunkline("key", "issue", "acme", "--quiet")

@@ -140,7 +140,7 @@ async def list_audit(
 @router.get("/v1/tenants/{tenant}/audit/head", responses=responses())
 async def show_audit_head(tenant: Slug, control: ControlDep, who: Reading) -> AuditHead:
     """How far the chain has come."""
-    signer = CheckpointSigner(control.settings.secret_key).public.hex()
+    signer = CheckpointSigner(control.settings.root).public.hex()
     found = await query.standing(control.database, who.tenant_id)
     if found is None:
         start = genesis(who.tenant_id).hex()

@@ -89,7 +89,7 @@ class Control:
         note_use: Callable[[str], None],
     ) -> Control:
         """Put it together from what a pod has."""
-        recorder = Recorder(settings.secret_key)
+        recorder = Recorder(settings.root)
         tenants, keys = Tenants(settings, database, redis), Keys(settings, database, redis)
         throttle = RedisThrottle(redis)
         return cls(
@@ -105,14 +105,14 @@ class Control:
             operators=Operators(settings, database, throttle, passwords, recorder),
             users=Users(settings, database, throttle, passwords, recorder),
             signing=SigningKeys(settings, database, redis, recorder),
-            quotas=QuotaSeeder(redis, database, settings.secret_key),
+            quotas=QuotaSeeder(redis, database, settings.root),
             configs=Configs(settings, database, redis, recorder),
             usage=UsageReader(database),
             tail=Tail(redis, database),
-            exports=Export(database, settings.secret_key, settings.export_rows),
-            cursors=Cursors(settings.secret_key),
+            exports=Export(database, settings.root, settings.export_rows),
+            cursors=Cursors(settings.root),
             recorder=recorder,
-            idempotency=IdempotencyStore(database, settings.secret_key),
+            idempotency=IdempotencyStore(database, settings.root),
             metrics=metrics,
             throttle=throttle,
             passwords=passwords,
