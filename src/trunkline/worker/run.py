@@ -118,7 +118,7 @@ class WorkerProcess:
                 await self._custodian.look()
                 await self._work()
         finally:
-            pulse.stop()
+            await asyncio.to_thread(pulse.stop)  # it waits for Redis
             await database.aclose()
             await redis.aclose()
 
