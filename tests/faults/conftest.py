@@ -1,14 +1,21 @@
-"""`small`: runs the small size of a scenario, on stores that all tests share unless it takes them away."""
+"""What tests of faults have.
+
+- `small`: runs the small size of a scenario, on stores that all tests share unless it takes them away.
+- `platform`: a deployment on a Valkey of the test's own, `server`, which its pods reach through `proxy`.
+"""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from faults.proxy import Proxy
 from faults.scenarios import Outcome, Scenario, carry_out
+from tests.faults.outages import Server, at_port, own_server, proxied
+from tests.journey.conftest import Platform, platform_on
 from tests.stores import open_directory
 
 from trunkline.settings import Settings
@@ -37,3 +44,24 @@ def small(request: pytest.FixtureRequest, directory: Path) -> Small:
         return outcome
 
     return run
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """A Valkey that a test may break."""
+    with own_server() as made:
+        yield made
+
+
+@pytest.fixture
+async def proxy(server: Server) -> AsyncIterator[Proxy]:
+    async with proxied(server.port) as made:
+        yield made
+
+
+@pytest.fixture
+async def platform(settings: Settings, server: Server, proxy: Proxy) -> AsyncIterator[Platform]:
+    """A deployment whose pods reach the test's own Valkey through the proxy."""
+    changes = {"redis_url": at_port(server.url, proxy.port), "lanes": 4, "drain_timeout": 5.0}
+    async with platform_on(settings.model_copy(update=changes)) as made:
+        yield made

@@ -3,40 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import httpx2
 import pytest
 from faults.proxy import Proxy
-from tests.faults.outages import Server, at_port, own_server, proxied, until
+from tests.faults.outages import Server, until
 from tests.faults.posts import posting
-from tests.journey.conftest import Platform, platform_on
+from tests.journey.conftest import Platform
 from tests.journey.workshop import Gate, gates
 
 from trunkline.api.run import ApiProcess
-from trunkline.settings import Settings
 
 PATIENCE = 20.0
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with own_server() as made:
-        yield made
-
-
-@pytest.fixture
-async def proxy(server: Server) -> AsyncIterator[Proxy]:
-    async with proxied(server.port) as made:
-        yield made
-
-
-@pytest.fixture
-async def platform(settings: Settings, server: Server, proxy: Proxy) -> AsyncIterator[Platform]:
-    """A deployment whose pods reach a Valkey of the test's own through the proxy."""
-    changes = {"redis_url": at_port(server.url, proxy.port), "lanes": 4, "drain_timeout": 5.0}
-    async with platform_on(settings.model_copy(update=changes)) as made:
-        yield made
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import contextlib
 import itertools
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +20,9 @@ import pytest
 from faults import redis as scenarios
 from faults.proxy import Proxy
 from tests.faults.conftest import Small
-from tests.faults.outages import HEALING, Server, at_port, is_clear_refusal, own_server, proxied, until
+from tests.faults.outages import HEALING, Server, is_clear_refusal, until
 from tests.faults.posts import Posts, posting
-from tests.journey.conftest import Platform, platform_on
+from tests.journey.conftest import Platform
 from tests.journey.workshop import Gate, gates
 from tests.sse import Stream, connect
 
@@ -31,26 +31,6 @@ from trunkline.streams.lost import LostWorkers
 from trunkline.streams.workers import LIFETIME_MS, signs_of_life
 
 PATIENCE = 20.0
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with own_server() as made:
-        yield made
-
-
-@pytest.fixture
-async def proxy(server: Server) -> AsyncIterator[Proxy]:
-    async with proxied(server.port) as made:
-        yield made
-
-
-@pytest.fixture
-async def platform(settings: Any, server: Server, proxy: Proxy) -> AsyncIterator[Platform]:
-    """A deployment whose pods reach the test's own Valkey through the proxy."""
-    changes = {"redis_url": at_port(server.url, proxy.port), "lanes": 4, "drain_timeout": 5.0}
-    async with platform_on(settings.model_copy(update=changes)) as made:
-        yield made
 
 
 @dataclass

@@ -28,7 +28,7 @@ names themselves, from what the lane's keys begin with (docs/decisions/0009-batc
 | `{l<k>}:t:<tenant>:quota:<month>` | hash | what was used in the month, once it is known (`seeded`, and `seeded:tenant` of the whole tenant): `calls`, `us` of the tenant, `calls:<key>`, `us:<key>` of limited keys, `told:<what>:<key>` once an event said that it is beyond the soft quota | 40 days after the last call |
 | `{l<k>}:t:<tenant>:quota:open` | sorted set | metered tool calls not answered yet, by the epoch ms at which they surely are | as long as a call may take |
 | `{l<k>}:t:<tenant>:key:<key>` | sorted set | the same of a key with a most in flight or a quota | as long as a call may take |
-| `{l<k>}:t:<tenant>:key:<key>:sessions` | sorted set | the sessions that a key with a most of them has opened; those that have ended since are not in `sessions` | 30 SESSION_TTL after the last was opened |
+| `{l<k>}:t:<tenant>:key:<key>:sessions` | sorted set | the sessions that a key with a most of them has opened; those that have ended since are not in `sessions` | 40 days after the last was opened |
 | `{l<k>}:t:<tenant>:key:<key>:due` | string | theoretical arrival time of a key with a rate, epoch us | a minute past its burst |
 | `{l<k>}:pod:<pod>` | channel | live copies of outbox entries, for the pod that holds the stream | |
 | `{l<k>}:worker:<worker>` | channel | live copies of responses to requests that the worker's tools sent to clients | |

@@ -121,7 +121,7 @@ class WorkerProcess:
                 await self._custodian.look()
                 await self._work()
         finally:
-            pulse.stop()
+            await asyncio.to_thread(pulse.stop)  # it waits for Redis
             if self._tracing is not None:
                 await asyncio.to_thread(self._tracing.close)
             await database.aclose()

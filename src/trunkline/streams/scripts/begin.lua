@@ -67,6 +67,6 @@ local function begin(session, sessions, usage, sid, owner, holder, caller, lifet
   if mine then
     redis.call('ZINTERSTORE', mine, 2, mine, sessions, 'WEIGHTS', 0, 1)
     redis.call('ZADD', mine, now + lifetime, sid)
-    redis.call('PEXPIRE', mine, 30 * lifetime)
+    redis.call('PEXPIRE', mine, 3456000000) -- a session that is used lives on without it
   end
 end
