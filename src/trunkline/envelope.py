@@ -80,11 +80,11 @@ class Call(NamedTuple):
     lane: int
     entry: bytes
     """The id of the lane entry, for the acknowledgement; it names the attempt, too: each has its own."""
-    trace: str = ""
-    """Its place in a trace, as a `traceparent`; empty where it is not traced."""
     attempt: int = 1
     """Which attempt this is: those before it were lost with their workers."""
     transport: Transport = "sse"
+    trace: str = ""
+    """Its place in a trace, as a `traceparent`; empty where it is not traced."""
 
     @property
     def wants_answer(self) -> bool:
@@ -112,7 +112,7 @@ class Call(NamedTuple):
             attempt, transport = int(more.get(b"n", b"1")), more.get(b"t", b"sse").decode()
         way = cast("Transport", transport)
         times = int(enqueued_ms), int(deadline_ms)
-        return cls(call, tenant, session, body, caller, context, *times, lane, entry, trace, attempt, way)
+        return cls(call, tenant, session, body, caller, context, *times, lane, entry, attempt, way, trace)
 
 
 def accepted_at(call: bytes) -> float:
