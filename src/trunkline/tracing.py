@@ -55,6 +55,15 @@ def parted(body: bytes) -> tuple[bytes, str]:
 Header = Callable[[bytes], str]
 
 
+def attributes_of(method: str, params: Mapping[str, Any], tenant: str) -> dict[str, str]:
+    """What spans say of a call: OpenTelemetry's semantic conventions for MCP, and the tenant's slug."""
+    attributes = {"mcp.method.name": method[:256], "trunkline.tenant": tenant}
+    name = params.get("name") if method == "tools/call" else None
+    if isinstance(name, str):
+        attributes |= {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": name[:256]}
+    return attributes
+
+
 class Accepting:
     """A traced call while it is accepted."""
 
@@ -103,7 +112,9 @@ class Tracing:
         self._own = TracerProvider(sampler=ALWAYS_ON, resource=resource, shutdown_on_exit=False)
         self._own.add_span_processor(self._processor)
         self._tracer = self._own.get_tracer("trunkline", __version__)
-        self._tools = TracerProvider(sampler=ParentBased(ALWAYS_OFF), resource=resource, shutdown_on_exit=False)
+        # What a client says of its trace is no reason to sample: only a span of this process is.
+        sampler = ParentBased(ALWAYS_OFF, remote_parent_sampled=ALWAYS_OFF)
+        self._tools = TracerProvider(sampler=sampler, resource=resource, shutdown_on_exit=False)
         """What tools trace by themselves is part of a call's trace, and nothing where the call has none."""
         self._tools.add_span_processor(self._processor)
         self._awaited: OrderedDict[bytes, Context] = OrderedDict()
@@ -131,10 +142,7 @@ class Tracing:
         if not self._wants(said):
             return None
         started = time.time_ns() - round((time.perf_counter() - began) * 1e9)
-        attributes = {"mcp.method.name": method, "trunkline.tenant": tenant}
-        name = params.get("name") if method == "tools/call" else None
-        if isinstance(name, str):
-            attributes |= {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": name[:256]}
+        attributes = attributes_of(method, params, tenant)
         accept = self._start("accept", self._format.extract(said) if said else None, "SERVER", attributes, started)
         return Accepting(self, accept, self._start("enqueue", _under(accept), "PRODUCER"))
 

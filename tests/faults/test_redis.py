@@ -363,7 +363,8 @@ async def test_a_call_that_redis_has_lost_with_its_last_moments_is_answered_by_t
         await lose_last_moments(platform, server, answered=answered)
         await books.answered(lost)
         assert books.errors[lost] == {"outcome": "unknown"}
-        assert await books.ended == "messages lost"
+        if answered:  # else the pod that had accepted the call may have answered it, and the session goes on
+            assert await books.ended == "messages lost"
     assert gate.entered == 1
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import urllib.request
 
-from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver import Context, MCPServer
 from opentelemetry import trace
 
 server = MCPServer("asking")
@@ -27,3 +27,10 @@ async def ask(url: str, secret: str) -> str:
 def ask_in_thread(url: str, secret: str) -> str:
     """Ask from a plain function, which runs in a thread."""
     return _ask(url)
+
+
+@server.tool()
+async def fail(ctx: Context, url: str, secret: str) -> str:
+    """Fail with what it was given in its words."""
+    with tracer.start_as_current_span("failing", record_exception=False, set_status_on_exception=False):
+        raise ValueError(f"no {secret} for {ctx.request_id}")

@@ -22,7 +22,7 @@ from trunkline.toolsets.changes import Listener, change_of
 from trunkline.toolsets.composed import Composed
 from trunkline.toolsets.direct import DirectTool
 from trunkline.toolsets.hosted import Toolset, discover, load, toolset
-from trunkline.toolsets.member import Member, stop_idle_tracing
+from trunkline.toolsets.member import Member, stop_tracing
 from trunkline.toolsets.names import Names
 from trunkline.toolsets.offers import learn
 from trunkline.toolsets.parameters import Tools
@@ -201,7 +201,7 @@ class Catalog:
 
 
 async def _begin(each: Toolset, stack: AsyncExitStack) -> Member:
-    stop_idle_tracing(each.server)
+    stop_tracing(each.server)
     try:
         state = await stack.enter_async_context(each.server.lifespan(each.server))
     except Exception as error:

@@ -42,7 +42,7 @@ from pydantic import BaseModel
 
 from trunkline import __version__
 from trunkline.toolsets.direct import DirectTool
-from trunkline.toolsets.member import Listing, Member, RequestContext, stop_idle_tracing
+from trunkline.toolsets.member import Listing, Member, RequestContext, stop_tracing
 from trunkline.toolsets.names import Names
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class Composed(Server[Any]):
             instructions=_instructions(members),
             get_tool_input_schema=self._tool_input_schema,
         )
-        stop_idle_tracing(self)
+        stop_tracing(self)
         self._members = tuple(members)
         self._by_name = {member.name: member for member in members}
         self._tools = tools

@@ -25,7 +25,7 @@ from trunkline.streams.outbox import Outbox
 from trunkline.tenants.config_reader import ConfigReader
 from trunkline.tenants.directory import TenantDirectory
 from trunkline.tenants.model import Tenant
-from trunkline.tracing import Tracing
+from trunkline.tracing import Tracing, attributes_of
 from trunkline.worker.answers import Answer, in_its_place, overdue, stopped, too_late
 from trunkline.worker.clients import Clients, unless_away
 from trunkline.worker.executor import Execution, Executor
@@ -289,7 +289,7 @@ class Consumer:
     async def _execute_traced(self, tracing: Tracing, running: Running, execution: Execution) -> Answer:
         call = execution.call
         waited = self._clock.now_ms() - call.enqueued_ms
-        attributes = {"mcp.method.name": str(execution.body.get("method")), "trunkline.tenant": execution.caller.slug}
+        attributes = attributes_of(str(execution.body.get("method")), execution.params, execution.caller.slug)
         with tracing.executing(call.trace, waited, attributes) as span:
             answer = await execution.run()
             if answer.outcome != "ok":
