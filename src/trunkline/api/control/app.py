@@ -24,6 +24,7 @@ from uuid_utils import uuid7
 from trunkline import __version__
 from trunkline.api.control import problems
 from trunkline.api.control.deps import Control
+from trunkline.api.control.examples import add_examples
 from trunkline.api.control.principal import WHO
 from trunkline.api.control.rate import Allowances
 from trunkline.api.http import Request
@@ -109,7 +110,9 @@ def _describe(app: FastAPI) -> dict[str, Any]:
     """
     with _describing:
         if not _description:
-            _description.update(_with_problems(FastAPI.openapi(app)))
+            described = _with_problems(FastAPI.openapi(app))
+            add_examples(described)
+            _description.update(described)
     return _description
 
 
