@@ -27,7 +27,7 @@ EXAMPLES: Final[Mapping[str, Any]] = {
     "bytes_in": 412,
     "bytes_out": 96,
     "calls": 1200,
-    "code": "tlc_4kq7m2x9",
+    "code": _USER,
     "compute_ms": 8342.5,
     "compute_us": 1830,
     "created_by": f"user:{_USER}",
@@ -88,6 +88,7 @@ _OF_SCHEMA: Final[Mapping[tuple[str, str], Any]] = {
     ("Problem", "detail"): "There is a tenant 'acme' already; choose another slug.",
     ("FirstKey", "id"): _KEY,
     ("OperatorAnswer", "name"): "Grace",
+    ("SignUpBody", "code"): "a-code-that-was-handed-out",
 }
 _SAID: Final = frozenset({"example", "examples", "const", "enum", "default", "format", "$ref"})
 _PLAIN: Final = frozenset({"boolean", "null"})
