@@ -198,9 +198,10 @@ def configured(place: Path, domain: str = "localhost") -> str:
     (shell, option, script) = command("nginx")
     assert (shell, option) == ("sh", "-c")
     assert SERVICES["nginx"]["volumes"] == ["./nginx:/etc/trunkline:ro"]
-    edit = script.partition(" && exec nginx")[0].replace("/etc/trunkline/", f"{ROOT / 'nginx'}/")
+    # First what the container has in /tmp: this clone may be there, too.
+    edit = script.partition(" && exec nginx")[0].replace("/tmp/", f"{place}/")
     # Compose takes $$ for $, so that the shell sees it.
-    edit = edit.replace("/tmp/", f"{place}/").replace("$$", "$")
+    edit = edit.replace("/etc/trunkline/", f"{ROOT / 'nginx'}/").replace("$$", "$")
     subprocess.run(["sh", "-c", edit], env={"PATH": "/usr/bin:/bin", "DOMAIN": domain}, check=True, timeout=30)
     return (place / "nginx.conf").read_text()
 
