@@ -22,6 +22,7 @@ from trunkline.streams.lost import VANISHED
 _REMEMBERED_MS = 5_000
 """How long before the latest one: the time by which a replica may be behind."""
 _MOST = 20_000
+_MOST_BYTES = 4_194_304
 _AFTER = 2.0
 """Seconds after which Redis is asked, once it is there again: streams find out by themselves first what they can."""
 _MARGIN_MS = 5_000
@@ -43,7 +44,9 @@ class Vanished:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._accepted: deque[_Accepted] = deque(maxlen=_MOST)
+        # Lines in two buffers: thousands of small objects between those of open streams would cost their memory.
+        self._newer, self._older = bytearray(), bytearray()
+        self._since = 0.0
         self._taken_back: deque[str] = deque(maxlen=_MOST)
         self._doubtful: dict[str, _Accepted] = {}
         self._again = asyncio.Event()
@@ -51,10 +54,10 @@ class Vanished:
     def note(self, tenant: str, session: str, call: str, request_id: bytes) -> None:
         """A request was accepted."""
         now = self._redis.clock.now_ms()
-        accepted = self._accepted
-        while accepted and accepted[0].at_ms < now - _REMEMBERED_MS:
-            accepted.popleft()
-        accepted.append(_Accepted(now, tenant, session, call, request_id))
+        if now - self._since > _REMEMBERED_MS or len(self._newer) > _MOST_BYTES:
+            self._older = self._newer if now - self._since < 2 * _REMEMBERED_MS else bytearray()
+            self._newer, self._since = bytearray(), now
+        self._newer += b"%.0f %b %b %b %b\n" % (now, tenant.encode(), session.encode(), call.encode(), request_id)
 
     def forget(self, call: str) -> None:
         """A request was taken back by its client: it gets no answer."""
@@ -62,8 +65,11 @@ class Vanished:
 
     def look(self) -> None:
         """Redis was away and is there again: have `run` look after all that was accepted before."""
-        self._doubtful |= {each.call: each for each in self._accepted}
+        self._doubtful |= {each.call: each for each in self._remembered()}
         self._again.set()
+
+    def _remembered(self) -> list[_Accepted]:
+        return [_read(line) for line in bytes(self._older + self._newer).splitlines()]
 
     async def run(self) -> None:
         """Answer what Redis has forgotten, until cancelled."""
@@ -100,3 +106,8 @@ class Vanished:
             ],
         )  # fmt: skip
         return answered
+
+
+def _read(line: bytes) -> _Accepted:
+    at_ms, tenant, session, call, request_id = line.split(b" ", 4)
+    return _Accepted(float(at_ms), tenant.decode(), session.decode(), call.decode(), request_id)

@@ -24,7 +24,7 @@ async def forget(wire: Wire, call: str) -> None:
 
 async def looked_after(wire: Wire) -> list[tuple[int, bytes]]:
     """The outbox after Redis was reached again, with whatever was answered by that."""
-    await wire.calls.vanished._answer_all(wire.calls.vanished._accepted)
+    await wire.calls.vanished._answer_all(wire.calls.vanished._remembered())
     return await wire.sent()
 
 
