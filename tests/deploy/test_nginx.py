@@ -34,6 +34,13 @@ def test_streams_are_passed_on_as_they_come() -> None:
     assert min(map(seconds, values("proxy_read_timeout"))) >= 2 * DEFAULTS["keepalive_interval"]
 
 
+def test_a_post_that_is_silent_until_its_answer_has_the_time_of_a_call() -> None:
+    for part in ("server", "tenant"):
+        held = SHARED[part].split("location /trunkline-held/ {")[1].split("}")[0]
+        (timeout,) = re.findall(r"proxy_read_timeout (\d+s);", held)
+        assert seconds(timeout) > DEFAULTS["call_timeout_max"]
+
+
 def test_it_hangs_up_on_idle_pods_before_they_do() -> None:
     for text in MAIN:
         upstream = text.split("upstream trunkline {")[1].split("\n    }\n")[0]
@@ -73,7 +80,7 @@ def test_pods_are_told_the_address_of_the_client_and_nothing_that_it_claims() ->
 
 def test_errors_of_its_own_are_in_json() -> None:
     bodies = re.findall(r"return (\d+) '(.+)';", "\n".join(EVERYTHING))
-    assert {status for status, _ in bodies} == {"403", "404", "408", "413", "421", "429", "500", "502"}
+    assert {status for status, _ in bodies} == {"400", "403", "404", "405", "408", "413", "421", "429", "500", "502"}
     assert all(orjson.loads(body)["error"]["message"] for _, body in bodies)
 
 

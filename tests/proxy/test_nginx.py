@@ -121,6 +121,67 @@ async def test_a_body_beyond_the_limit_is_refused_in_json_by_the_pod_and_beyond_
     assert "this server accepts" in sentences[1]
 
 
+UNREADABLE = {
+    b"TRACE / HTTP/1.1\r\nhost: %b\r\nconnection: close\r\n\r\n": 405,
+    b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\nhost: %b\r\n\r\n": 414,
+    b"GET / HTTP/1.1\r\nhost: %b\r\nx-long: " + b"a" * 70_000 + b"\r\n\r\n": 431,
+    b"GET / HTTP/1.1\r\nhost: a/%b\r\n\r\n": 400,
+    b"GET / HTTP/9.1\r\nhost: %b\r\n\r\n": 505,
+    b"POST / HTTP/1.1\r\nhost: %b\r\ntransfer-encoding: gzip\r\n\r\n": 501,
+    b"POST /t/demo/mcp HTTP/1.1\r\nhost: %b\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n": 400,
+    b"not HTTP at all\r\n\r\n": 400,
+}
+
+
+async def test_what_is_no_request_is_refused_in_json(front: Front) -> None:
+    for sent, status in UNREADABLE.items():
+        head, _, body = (await _exchange(front, sent.replace(b"%b", DOMAIN.encode()), front.tls)).partition(b"\r\n\r\n")
+        assert (head.split()[1], bool(orjson.loads(body)["error"]["message"])) == (b"%d" % status, True), head
+    answer = await _exchange(front, b"GET / HTTP/1.1\r\nhost: %b\r\n\r\n" % DOMAIN.encode(), None)
+    assert b" 400 " in answer
+    assert b"Use https" in answer
+
+
+async def _exchange(front: Front, sent: bytes, tls: ssl.SSLContext | None) -> bytes:
+    """Send these bytes to the port for TLS; all that comes back until nginx hangs up."""
+    name = DOMAIN if tls else None
+    reader, writer = await asyncio.open_connection("127.0.0.1", front.https, ssl=tls, server_hostname=name)
+    writer.write(sent)
+    got = b""
+    async with asyncio.timeout(PATIENCE):
+        with contextlib.suppress(ConnectionResetError):
+            while part := await reader.read(4000):
+                got += part
+    writer.close()
+    return got
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/metrics/", "//metrics/", "/livez/../metrics/"])
+async def test_nobody_outside_sees_what_pods_count(front: Front, path: str) -> None:
+    sent = f"GET {path} HTTP/1.1\r\nhost: {DOMAIN}\r\nconnection: close\r\n\r\n".encode()
+    assert b" 404 " in (await _exchange(front, sent, front.tls)).partition(b"\r\n")[0]
+
+
+async def test_a_client_that_takes_no_stream_waits_for_its_answer_longer_than_streams_may_be_silent(
+    front: Front, tmp_path: Path
+) -> None:
+    home, port = tmp_path / "nginx", free_port()
+    plain.configure(home, port, [pod.port for pod in front.deployment.pods if pod.url])
+    shared = home / "trunkline" / "http.conf"
+    shared.write_text(shared.read_text().replace("proxy_read_timeout 60s", "proxy_read_timeout 1s"))
+    with plain.running(home, port):
+        url = f"http://127.0.0.1:{port}"
+
+        async def count(host: str, path: str) -> str:
+            async with httpx2.AsyncClient(headers={"host": host}, timeout=PATIENCE, trust_env=False) as http:
+                client = Client(url, http, front.key, path=path, accept="application/json")
+                await client.initialize()
+                return text_of(await client.call("countdown", start=3, interval=0.7))
+
+        here = [("127.0.0.1", "/t/demo/mcp"), ("demo.localhost", "/mcp"), ("demo.localhost", "/t/demo/mcp")]
+        assert set(await asyncio.gather(*(count(*each) for each in here))) == {"counted down from 3"}
+
+
 async def test_each_answer_has_an_id_that_the_log_has(front: Front) -> None:
     async with front.client(DOMAIN) as http:
         for path in ("/t/demo/sse/nothing", "/v1/tenants"):

@@ -162,7 +162,8 @@ class App:
         if self._all_hosts:
             return
         host = _host_name(head.header(b"host"))
-        if host not in self._hosts and not host.endswith(f".{self._settings.public_host}"):
+        # Names below localhost are this machine's wherever they are asked for (RFC 6761, section 6.3).
+        if host not in self._hosts and not host.endswith((f".{self._settings.public_host}", ".localhost")):
             raise MisdirectedRequest
 
     def _check_origin(self, head: Head) -> Headers:
