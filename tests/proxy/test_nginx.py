@@ -135,7 +135,8 @@ UNREADABLE = {
 
 async def test_what_is_no_request_is_refused_in_json(front: Front) -> None:
     for sent, status in UNREADABLE.items():
-        head, _, body = (await _exchange(front, sent.replace(b"%b", DOMAIN.encode()), front.tls)).partition(b"\r\n\r\n")
+        answer = await _exchange(front, sent.replace(b"%b", DOMAIN.encode()), front.tls)
+        head, _, body = answer.partition(b"\r\n\r\n")
         assert (head.split()[1], bool(orjson.loads(body)["error"]["message"])) == (b"%d" % status, True), head
     answer = await _exchange(front, b"GET / HTTP/1.1\r\nhost: %b\r\n\r\n" % DOMAIN.encode(), None)
     assert b" 400 " in answer
