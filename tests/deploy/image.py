@@ -169,7 +169,8 @@ class Image:
         inner = shlex.join(
             [
                 *("setpriv", f"--reuid={uid}", f"--regid={gid}", "--clear-groups", "--no-new-privs"),
-                *("--inh-caps=-all", "--bounding-set=-all", "env", "-i"),
+                # Another user: the kernel forgets what unshare had set, and the process would outlive its parent.
+                *("--pdeathsig=KILL", "--inh-caps=-all", "--bounding-set=-all", "env", "-i"),
                 *(f"{name}={value}" for name, value in variables.items()),
                 *command,
             ]

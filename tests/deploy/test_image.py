@@ -159,6 +159,7 @@ def test_what_the_dockerfile_makes_runs_all_processes_without_any_right(stores: 
             the_processes_have_no_right_and_write_nowhere(containers)
             operators_work_in_a_container_on_what_its_files_say(containers)
             sigterm_ends_process_one_in_good_order(containers)
+        nothing_outlives_a_test_that_fails(image)
 
 
 if TO_THE_LETTER:
@@ -237,3 +238,17 @@ def sigterm_ends_process_one_in_good_order(containers: Containers) -> None:
     assert told.count('"event":"draining"') == 2
     assert told.count('"event":"stopped"') == 2
     assert containers.key not in told
+
+
+def nothing_outlives_a_test_that_fails(image: Image) -> None:
+    with image.run(["sleep", "600"], {}) as parent:
+        assert eventually(lambda: started(parent, "sleep"), PATIENCE)
+        left = Path(f"/proc/{inside(parent)}")
+        parent.kill()
+    assert eventually(lambda: not left.exists(), PATIENCE)
+
+
+def started(process: subprocess.Popen[bytes], program: str) -> bool:
+    """Whether process 1 of a container is the program already, and not what leads to it."""
+    number = inside(process)
+    return bool(number) and Path(f"/proc/{number}/comm").read_text() == f"{program}\n"
