@@ -44,7 +44,7 @@ class Sentinels:
         """Where the primary is; all who ask at the same time share the answer.
 
         Raises:
-            ConnectionLost: no Sentinel answers, for now.
+            ConnectionLost: no Sentinel answers.
             Unusable: they answer, but know nothing of the primary, or not to us.
             StartRefused: the files that the address names for TLS cannot be used.
         """
