@@ -234,6 +234,10 @@ class Metrics:
             "trunkline_store_failures", "Questions that it did not answer in time.", "store", get_args(Store)
         )
 
+        self.redis_connections_total = self._counter(
+            "trunkline_redis_connections", "Connections to Redis opened; it grows where connections are lost."
+        )
+
     def _lanes(self) -> None:
         """What every API pod tells of all lanes together: the figures of one pod are enough, sums mean nothing."""
         every = "in all lanes; each API pod tells the same, so take the maximum."

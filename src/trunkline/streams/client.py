@@ -108,6 +108,11 @@ class Redis:
         """A connection of one's own, for blocking reads and subscriptions."""
         return await self._dialer.open(role, on_push=on_push, timeout=timeout)
 
+    @property
+    def opened_total(self) -> int:
+        """Connections opened so far; more than at the start where some were lost."""
+        return self._dialer.opened_total
+
     async def command(self, *command: Argument, patience: float | None = PATIENCE) -> Reply:
         """Run a command that is harmless when repeated; `patience` None tries until it succeeds."""
         connection, end = self._connection, self._end(patience)

@@ -34,7 +34,8 @@ class Dialer:
         self._process = process
         self._opened: WeakSet[Connection] = WeakSet()
         self._following: asyncio.Task[None] | None = None
-        self._used = False
+        self.opened_total = 0
+        """Connections opened so far."""
 
     @cached_property
     def address(self) -> RedisAddress:
@@ -73,10 +74,10 @@ class Dialer:
         try:
             connection = await self._open(f"trunkline-{self._process}-{role}", on_push, timeout)
         except StartRefused as error:
-            if self._used:
+            if self.opened_total:
                 raise ConnectionLost(error.message) from error
             raise
-        self._used = True
+        self.opened_total += 1
         return connection
 
     async def _open(self, name: str, on_push: Callable[[Reply], None] | None, timeout: float) -> Connection:

@@ -38,6 +38,7 @@ class Watch:
     async def look(self) -> None:
         """Look once."""
         await asyncio.gather(self._ask("postgres", self._ping_database), self._ask("redis", self._ping_redis))
+        self._metrics.redis_connections_total.value = self._redis.opened_total
         if self._lanes:
             try:
                 async with asyncio.timeout(_PATIENCE):

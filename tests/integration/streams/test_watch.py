@@ -94,3 +94,12 @@ async def test_a_store_that_is_away_is_down_and_what_it_knew_is_not_a_number(red
     assert all(math.isnan(gauge.value) for gauge in metrics.of_lanes)
     assert b'trunkline_store_up{store="redis"} 0.0' in metrics.render()
     assert b"trunkline_backlog_calls NaN" in metrics.render()
+
+
+async def test_a_connection_that_was_lost_between_two_looks_is_seen_by_the_one_opened_for_it(redis: Redis) -> None:
+    metrics = await looked(redis)
+    assert metrics.redis_connections_total.value == 1
+    await redis.command("CLIENT", "KILL", "SKIPME", "no", "ID", await redis.command("CLIENT", "ID"))
+    metrics = await looked(redis)
+    assert metrics.store_up["redis"].value == 1
+    assert metrics.redis_connections_total.value == 2
