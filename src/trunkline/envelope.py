@@ -84,7 +84,7 @@ class Call(NamedTuple):
     """Which attempt this is: those before it were lost with their workers."""
     transport: Transport = "sse"
     trace: str = ""
-    """Its place in a trace, as a `traceparent`; empty where it is not traced."""
+    """Its place in a trace, `traceparent` and `tracestate`; empty where it is not traced."""
 
     @property
     def wants_answer(self) -> bool:

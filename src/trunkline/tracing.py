@@ -39,17 +39,17 @@ _MARK: Final = b"\0"
 _SAMPLED: Final = 0x01
 
 
-def carried(body: bytes, traceparent: str) -> bytes:
+def carried(body: bytes, place: str) -> bytes:
     """A message with its place in a trace, as it travels to a worker."""
-    return b"%b%b\n%b" % (_MARK, traceparent.encode(), body)
+    return b"%b%b\n%b" % (_MARK, place.encode(), body)
 
 
 def parted(body: bytes) -> tuple[bytes, str]:
     """The message, and its place in a trace; empty for one that is not traced."""
     if not body.startswith(_MARK):
         return body, ""
-    traceparent, _, message = body[1:].partition(b"\n")
-    return message, traceparent.decode()
+    place, _, message = body[1:].partition(b"\n")
+    return message, place.decode()
 
 
 Header = Callable[[bytes], str]
@@ -74,7 +74,7 @@ class Accepting:
 
     def carry(self, body: bytes) -> bytes:
         """What is to be enqueued in the place of the message."""
-        return carried(body, self._tracing.traceparent(self._enqueue))
+        return carried(body, self._tracing.place(self._enqueue))
 
     def accepted(self, call: str) -> None:
         """It is in its lane."""
@@ -173,21 +173,21 @@ class Tracing:
                 found.load()().instrument(skip_dep_check=False)
 
     @contextlib.contextmanager
-    def executing(self, traceparent: str, waited_ms: float, attributes: Mapping[str, str]) -> Iterator[Span]:
+    def executing(self, place: str, waited_ms: float, attributes: Mapping[str, str]) -> Iterator[Span]:
         """The station `execute`, for the length of the block, as the current span; `claim` is what came before."""
         from opentelemetry.trace import use_span
 
         now = time.time_ns()
-        claim = self._start("claim", self._parent(traceparent), "CONSUMER", {}, now - round(max(waited_ms, 0) * 1e6))
+        claim = self._start("claim", self._parent(place), "CONSUMER", {}, now - round(max(waited_ms, 0) * 1e6))
         claim.end(now)
         execute = self._start("execute", _under(claim), "INTERNAL", attributes)
         with use_span(execute, end_on_exit=True, record_exception=False, set_status_on_exception=False):
             yield execute
 
     @contextlib.contextmanager
-    def publishing(self, traceparent: str) -> Iterator[None]:
+    def publishing(self, place: str) -> Iterator[None]:
         """The station `publish`, for the length of the block."""
-        span = self._start("publish", self._parent(traceparent), "PRODUCER")
+        span = self._start("publish", self._parent(place), "PRODUCER")
         try:
             yield
         finally:
@@ -202,11 +202,11 @@ class Tracing:
         span.set_attribute("error.type", reason)
         span.set_status(StatusCode.ERROR)
 
-    def traceparent(self, span: Span) -> str:
-        """A span as others name it (W3C Trace Context, section 3.2)."""
+    def place(self, span: Span) -> str:
+        """A span as others name it: its `traceparent`, and the `tracestate` if there is one (W3C Trace Context)."""
         carrier: dict[str, str] = {}
         self._format.inject(carrier, _under(span))
-        return carrier["traceparent"]
+        return f"{carrier['traceparent']} {carrier.get('tracestate', '')}".rstrip()
 
     def close(self) -> None:
         """Send what has ended, for some seconds at most; blocks."""
@@ -219,8 +219,9 @@ class Tracing:
             return True
         return random.random() < self._ratio  # noqa: S311 - not a secret
 
-    def _parent(self, traceparent: str) -> Context:
-        return self._format.extract({"traceparent": traceparent})
+    def _parent(self, place: str) -> Context:
+        traceparent, _, tracestate = place.partition(" ")
+        return self._format.extract({"traceparent": traceparent, "tracestate": tracestate})
 
     def _start(
         self,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from opentelemetry.propagate import inject
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from trunkline.settings import load_settings
@@ -41,7 +42,7 @@ def tracing(spans: InMemorySpanExporter) -> Iterator[Make]:
 
 
 def accept(of: Tracing, headers: dict[str, str] | None = None, **params: Any) -> str:
-    """The `traceparent` that goes to the worker; empty where the call is not traced."""
+    """The place in the trace that goes to the worker; empty where the call is not traced."""
     given, began = headers or {}, time.perf_counter()
     accepting = of.accepting(lambda name: given.get(name.decode(), ""), "tools/call", params, "acme", began)
     if accepting is None:
@@ -70,6 +71,24 @@ def test_or_from_its_message_and_the_header_comes_first(tracing: Make) -> None:
     assert accept(tracing(), _meta={"traceparent": CLIENT}).split("-")[1].startswith("0af7")
     found = accept(tracing(), {"traceparent": other}, _meta={"traceparent": CLIENT})
     assert found.split("-")[1].startswith("1af7")
+
+
+def test_what_other_vendors_say_of_the_trace_goes_on_to_what_the_tool_asks(tracing: Make) -> None:
+    of, state = tracing(), "rojo=00f067aa0ba902b7,congo=t61rcWkgMzE"
+    place = accept(of, {"traceparent": CLIENT, "tracestate": state})
+    with of.executing(place, 0.0, {}):
+        carried_on: dict[str, str] = {}
+        inject(carried_on)
+    assert carried_on["tracestate"] == state
+    assert "tracestate" not in accept(of, {"traceparent": CLIENT})
+
+
+@pytest.mark.parametrize("state", ["nonsense", "a=1\nb=2", "a=" + "x" * 600, "=", ","])
+def test_what_is_no_tracestate_goes_nowhere(tracing: Make, state: str) -> None:
+    place = accept(tracing(), {"traceparent": CLIENT, "tracestate": state})
+    assert place.split("-")[1] == TRACE
+    assert "\n" not in place
+    assert " " not in place
 
 
 @pytest.mark.parametrize(
