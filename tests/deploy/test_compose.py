@@ -58,7 +58,12 @@ def command(name: str) -> list[str]:
 def test_one_image_runs_every_process(name: str) -> None:
     assert command(name)[:2] == ["trunkline", name.partition("-")[0]]
     assert SERVICES[name]["image"] == f"trunkline:{stages(ROOT / 'Dockerfile')[-1].arguments['VERSION']}"
-    assert SERVICES[name]["build"] == "."
+
+
+def test_one_service_builds_the_image_and_the_others_take_it_from_nowhere_else() -> None:
+    assert SERVICES["secrets"]["image"] == SERVICES["migrate"]["image"]
+    assert {name: service["build"] for name, service in SERVICES.items() if "build" in service} == {"secrets": "."}
+    assert {SERVICES[name]["pull_policy"] for name in (*PODS, "migrate")} == {"never"}
 
 
 def test_variables_that_are_set_are_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
