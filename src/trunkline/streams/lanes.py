@@ -36,6 +36,7 @@ class LaneReader:
         self._unsure: dict[str, Call] = {}
         """By their ids, calls that were claimed and may not be begun yet, for replicas may not have them."""
         self._sure: asyncio.Future[bool] | None = None
+        self._leaving = False
 
     async def claim(self, free: int, block_ms: int) -> list[Call]:
         """As `_claim`; where replicas are to have what was done, they know of these calls and of the claim.
@@ -46,7 +47,7 @@ class LaneReader:
         return calls if self._confirmations is None or not calls else await self._sure_of(calls)
 
     async def _sure_of(self, calls: Sequence[Call]) -> list[Call]:
-        if self._confirmations is None:
+        if self._confirmations is None or self._leaving:  # who leaves begins none of them
             return list(calls)
         self._unsure = {call.id: call for call in calls}
         self._sure = self._confirmations.join()
@@ -110,8 +111,9 @@ class LaneReader:
 
     async def unblock(self) -> None:
         """Have a claim that waits come back empty-handed; one that has just found calls still brings them."""
+        self._leaving = True
         if self._sure is not None and not self._sure.done():
-            self._sure.set_result(True)  # who stops begins none of them
+            self._sure.set_result(True)
         if self._id:
             await self._redis.command("CLIENT", "UNBLOCK", self._id)
 

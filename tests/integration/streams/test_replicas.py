@@ -211,6 +211,18 @@ async def test_a_worker_that_stops_does_not_wait_for_replicas(wire: Wire, replic
         assert [call.id for call in await claiming] == [message.call]
 
 
+async def test_a_stop_that_comes_before_the_answer_to_a_claim_does_not_wait_for_replicas_either(
+    wire: Wire, replica: Held, careless: Redis
+) -> None:
+    await wire.reader.identify()
+    await replica.hold()
+    message = Message(uuid_utils.uuid7().hex, wire.session, b"1", b"{}")
+    await type(wire.calls)(careless).accept(wire.owner, message, PLENTY)
+    await wire.reader.unblock()
+    async with asyncio.timeout(PATIENCE):
+        assert [call.id for call in await wire.claim()] == [message.call]
+
+
 async def test_a_start_and_an_answer_wait_for_the_replica(wire: Wire, replica: Held) -> None:
     await wire.accept()
     (call,) = await wire.claim()
