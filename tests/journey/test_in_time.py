@@ -22,7 +22,7 @@ from trunkline.audit.record import Recorder
 from trunkline.control_errors import KeyNotFound
 from trunkline.db import Database
 from trunkline.errors import Conflict, UsageError
-from trunkline.tenants.keys import KeyRecord
+from trunkline.tenants.key_record import KeyRecord
 from trunkline.tenants.rotation import SigningKeys
 
 __all__ = ["reachable"]

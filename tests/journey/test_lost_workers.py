@@ -46,7 +46,7 @@ async def test_a_call_that_is_given_out_again_while_its_start_is_recorded_is_beg
 
     async def start_while_the_connection_breaks(attempts: Attempts, call: Call, repeatable: bool) -> Verdict:
         verdict = await start(attempts, call, repeatable)
-        reader = worker._consumer._reader
+        reader = worker._consumer._claiming.reader
         if reader is not None and not again.is_set():
             reader._connection.close()  # what was claimed is read again
         await again.wait()

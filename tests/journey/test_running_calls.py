@@ -237,7 +237,7 @@ async def test_a_worker_that_stops_finishes_what_runs_and_claims_nothing_more(pl
 
 async def claims_no_more(worker: WorkerProcess) -> bool:
     await asyncio.sleep(0)
-    return worker._consumer._reader is None
+    return worker._consumer._claiming.reader is None
 
 
 async def test_a_worker_that_stops_answers_what_does_not_end_in_time(platform: Platform, gate: Gate) -> None:

@@ -344,7 +344,7 @@ def test_changes_may_contain_an_equals_sign():
     ],
 )
 def test_a_key_is_listed_with_its_state(expires, revoked, expected):
-    from trunkline.tenants.keys import KeyRecord
+    from trunkline.tenants.key_record import KeyRecord
 
     now = datetime(2026, 11, 22, 12, tzinfo=UTC)
     record = KeyRecord(

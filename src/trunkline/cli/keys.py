@@ -13,7 +13,7 @@ from trunkline.cli.output import print_rows, say_error, shown
 from trunkline.cli.tenants import AsJson, Slug
 
 if TYPE_CHECKING:
-    from trunkline.tenants.keys import KeyRecord
+    from trunkline.tenants.key_record import KeyRecord
 
 app = typer.Typer(help=f"API keys. {WHERE}", rich_markup_mode=None)
 

@@ -27,8 +27,6 @@ from trunkline.streams.batch import Batch
 from trunkline.streams.bounds import Admission, Bounds
 from trunkline.streams.client import PATIENCE, Redis
 from trunkline.streams.connection import Argument, RedisRefusal
-from trunkline.streams.keys import CALLS_GROUP
-from trunkline.streams.lanes import create_group
 from trunkline.streams.replicas import UNKNOWN, NotConfirmed
 from trunkline.streams.sessions import Owner, is_session_id, session_rate, too_many_sessions
 from trunkline.streams.vanished import Vanished
@@ -336,11 +334,6 @@ class Calls:
             elif not isinstance(outcome, Unavailable | RedisRefusal):
                 raise outcome
         return answered
-
-    async def create_groups(self) -> None:
-        """Make the consumer group of every lane, where it is missing; calls that wait already belong to it."""
-        for lane in range(self._redis.keys.lanes):
-            await create_group(self._redis, self._redis.keys.calls(lane), CALLS_GROUP)
 
 
 def _admits(answer: Any) -> bool:

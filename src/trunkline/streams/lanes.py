@@ -147,6 +147,12 @@ def _lanes_with(calls: Sequence[Call], count: int) -> list[int]:
     return [lane for lane, found in Counter(call.lane for call in calls).items() if found >= count]
 
 
+async def create_groups(redis: Redis) -> None:
+    """Make the consumer group of every lane, where it is missing; calls that wait already belong to it."""
+    for lane in range(redis.keys.lanes):
+        await create_group(redis, redis.keys.calls(lane), CALLS_GROUP)
+
+
 async def create_group(redis: Redis, stream: str, group: bytes) -> None:
     """Make a consumer group that sees everything in the stream; harmless where it exists."""
     try:

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Literal
 
 from sqlalchemy import select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -33,6 +32,7 @@ from trunkline.tenants.key_options import (
     grants_of,
     wanted_of,
 )
+from trunkline.tenants.key_record import KeyRecord, record_of
 from trunkline.tenants.key_room import check_room
 from trunkline.tenants.limits import KeyLimits
 from trunkline.tenants.settable import check_name
@@ -51,44 +51,6 @@ DEFAULT_OVERLAP = timedelta(hours=24)
 LONGEST_OVERLAP = timedelta(days=366)
 
 _KEY_ID = re.compile(r"key_[0-9a-f]{32}", re.ASCII)
-
-State = Literal["active", "ending", "revoked", "expired"]
-
-
-@dataclass(frozen=True, slots=True)
-class KeyRecord:
-    """What is known of a key; the key itself is nowhere."""
-
-    id: str
-    tenant_id: str
-    name: str
-    scopes: tuple[str, ...]
-    tools: tuple[str, ...]
-    created_at: datetime
-    expires_at: datetime
-    revoked_at: datetime | None
-    """From when on it is refused; in the future while a rotation overlaps."""
-    last_used_at: datetime | None
-    """To about half a minute."""
-    replaced_by: str | None
-    addresses: tuple[str, ...] = ()
-    limits: KeyLimits | None = None
-    created_by: str = ""
-    """Kind and id of who issued it, as `user:<id>`; empty where that was not noted."""
-
-    def state(self, now: datetime) -> State:
-        """What a person wants to know of it first; `ending` while a rotation overlaps."""
-        if self.revoked_at is not None and self.revoked_at <= now:
-            return "revoked"
-        if self.expires_at <= now:
-            return "expired"
-        return "active" if self.revoked_at is None else "ending"
-
-    @property
-    def wanted(self) -> Wanted:
-        """A key like this one."""
-        lifetime = self.expires_at - self.created_at
-        return Wanted(self.name, self.scopes, self.tools, lifetime, self.addresses, self.limits)
 
 
 class Keys:
@@ -386,22 +348,3 @@ async def _read_key(session: AsyncSession, key_id: str, tenant_id: str = "", *, 
 def _revoked(row: KeyRow) -> RevokedKey:
     assert row.revoked_at is not None, "only revoked keys are announced"  # noqa: S101
     return RevokedKey(row.id, row.revoked_at.timestamp(), row.expires_at.timestamp())
-
-
-def record_of(row: KeyRow) -> KeyRecord:
-    """What is known of a key, out of its row."""
-    return KeyRecord(
-        id=row.id,
-        tenant_id=row.tenant_id,
-        name=row.name,
-        scopes=tuple(row.scopes),
-        tools=tuple(row.tools),
-        created_at=row.created_at,
-        expires_at=row.expires_at,
-        revoked_at=row.revoked_at,
-        last_used_at=row.last_used_at,
-        replaced_by=row.replaced_by,
-        addresses=tuple(row.addresses),
-        limits=KeyLimits(**row.limits) if row.limits else None,
-        created_by=row.created_by,
-    )

@@ -1,4 +1,4 @@
-"""Stations 3 and 5, claim and publish: a worker's slots, and what becomes of each claimed call."""
+"""Stations 4 and 5, execute and publish: what becomes of each claimed call."""
 
 from __future__ import annotations
 
@@ -16,10 +16,8 @@ from trunkline.errors import TrunklineError, Unavailable
 from trunkline.logs import stations
 from trunkline.metrics import Metrics
 from trunkline.streams.attempts import Attempts, Verdict
-from trunkline.streams.calls import Calls
 from trunkline.streams.client import Redis
-from trunkline.streams.connection import ConnectionLost, RedisRefusal
-from trunkline.streams.lanes import LaneReader
+from trunkline.streams.connection import RedisRefusal
 from trunkline.streams.lost import MOST_ATTEMPTS
 from trunkline.streams.outbox import Outbox
 from trunkline.tenants.config_reader import ConfigReader
@@ -27,18 +25,13 @@ from trunkline.tenants.directory import TenantDirectory
 from trunkline.tenants.model import Tenant
 from trunkline.tracing import Tracing, attributes_of
 from trunkline.worker.answers import Answer, in_its_place, overdue, stopped, too_late
-from trunkline.worker.clients import Clients, unless_away
+from trunkline.worker.claiming import Claiming
+from trunkline.worker.clients import Clients
 from trunkline.worker.executor import Execution, Executor
 from trunkline.worker.probation import PROBATION, Probation
 from trunkline.worker.running import Running
 from trunkline.worker.slots import Slots
 
-_BLOCK_MS = 500
-"""How long one look at empty lanes takes; also the longest that a stop waits for it."""
-_BUSY = 4
-"""Calls in one claim from which on the worker counts as busy; then it lets more calls gather before the next."""
-_GATHER = 0.004
-"""Seconds for which a busy worker lets calls gather: claims, answers and deliveries then travel in batches."""
 _CLOCK_EVERY = 30.0
 _DEADLINE_LOOK = 0.1
 """Seconds between looks at the deadlines of what runs here: how late a call may be answered for."""
@@ -74,7 +67,6 @@ class Consumer:
         self._configs = configs
         self._metrics = metrics
         self._tracing = tracing
-        self._calls = Calls(redis)
         self._attempts = Attempts(redis, worker)
         self._outbox = Outbox(redis, worker)
         self._clock = redis.clock
@@ -82,31 +74,24 @@ class Consumer:
         self._running: dict[str, Running] = {}
         self.clients = Clients(redis, worker, self._outbox, self._waits)
         self._side: set[asyncio.Task[Any]] = set()
-        self._slot_freed = asyncio.Event()
-        self._stopping = False
+        self._claiming = Claiming(redis, worker, self._slots, self._claimed, self._hand_back)
         self._loop: asyncio.AbstractEventLoop
-        self._reader: LaneReader | None = None
-        self._unblocking: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Claim and run calls until `stop`, then finish what runs."""
         self._loop = asyncio.get_running_loop()
         await self._clock.read(self._redis)
-        await self._claim_all()
+        await self._claiming.run()
         await self._finish()
 
     def stop(self) -> None:
         """Claim nothing more; a claim that waits in Redis is sent back empty-handed."""
-        self._stopping = True
         self._slots.end()
-        self._slot_freed.set()
-        if self._reader is not None:
-            self._unblocking = asyncio.create_task(unless_away(self._reader.unblock()))
+        self._claiming.stop()
 
     def cancel(self, call_id: str) -> None:
         """The client took a call back: stop it, if it is here."""
-        if self._reader is not None:
-            self._reader.forget(call_id)
+        self._claiming.forget(call_id)
         waiting = self._slots.withdraw(call_id)
         if waiting is not None:
             self._metrics.executed("cancelled")
@@ -124,46 +109,7 @@ class Consumer:
             with contextlib.suppress(Unavailable):
                 await self._clock.read(self._redis)
 
-    # Claim.
-
-    async def _claim_all(self) -> None:
-        pause = 0.05
-        while not self._stopping:
-            try:
-                await self._calls.create_groups()
-                await self._claim_until_lost()
-                pause = 0.05
-            except (ConnectionLost, Unavailable):
-                pause = min(pause * 2, 0.5)
-            except RedisRefusal as error:
-                # NOGROUP: Redis lost its data; the groups are made anew.
-                log.warning("claiming was refused", reason=str(error))
-                pause = min(pause * 2, 0.5)
-            await asyncio.sleep(pause if not self._stopping else 0)
-
-    async def _claim_until_lost(self) -> None:
-        connection = await self._redis.dial("lanes", timeout=_BLOCK_MS / 1000 + 4)
-        reader = LaneReader(connection, self._redis, self._worker)
-        try:
-            await reader.identify()
-            self._reader = reader
-            self._claimed(await reader.recover())
-            while not self._stopping:
-                free = self._slots.claimable
-                if not free:
-                    self._slot_freed.clear()
-                    await self._slot_freed.wait()
-                    continue
-                claimed = await reader.claim(free, _BLOCK_MS)
-                if self._stopping:
-                    await self._hand_back(claimed, begun=False)
-                    return
-                self._claimed(claimed)
-                if len(claimed) >= _BUSY:
-                    await asyncio.sleep(_GATHER)
-        finally:
-            self._reader = None
-            connection.close()
+    # What is claimed (`Claiming`).
 
     def _claimed(self, calls: Sequence[Call]) -> None:
         now = self._clock.now_ms()
@@ -216,7 +162,7 @@ class Consumer:
     def _begin_all(self, calls: Sequence[Call]) -> None:
         for call in calls:
             self._begin(call)
-        self._slot_freed.set()
+        self._claiming.slot_freed()
 
     def _waits(self, call: Call, waiting: bool) -> None:
         if (running := self._running.get(call.id)) is not None:
@@ -395,7 +341,7 @@ class Consumer:
     async def _finish(self) -> None:
         """Hand back what never began, give what runs the time it may take, then hand back or answer what is left."""
         waiting = self._slots.empty()
-        await self._hand_back(waiting, begun=False)
+        await self._hand_back(waiting)
         tasks = [running.task for running in self._running.values()]
         if tasks:
             log.info("finishing", calls=len(tasks))
@@ -413,7 +359,7 @@ class Consumer:
         if self._running:
             await asyncio.wait([running.task for running in self._running.values()], timeout=5)
 
-    async def _hand_back(self, calls: Sequence[Call], *, begun: bool) -> None:
+    async def _hand_back(self, calls: Sequence[Call], *, begun: bool = False) -> None:
         """With Redis away nothing is lost by not doing so: the calls of a worker that is gone are found."""
         if calls:
             with contextlib.suppress(Unavailable, RedisRefusal):

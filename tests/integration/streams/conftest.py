@@ -14,7 +14,7 @@ from trunkline.settings import Settings, load_settings
 from trunkline.streams.bounds import Bounds
 from trunkline.streams.calls import Calls, Message
 from trunkline.streams.client import Redis
-from trunkline.streams.lanes import LaneReader
+from trunkline.streams.lanes import LaneReader, create_groups
 from trunkline.streams.outbox import Outbox
 from trunkline.streams.sessions import Owner, Sessions, new_session_id, read_entries
 
@@ -83,7 +83,7 @@ async def wire(redis: Redis) -> AsyncIterator[Wire]:
     session = new_session_id()
     await sessions.open(owner, session, b"{}", 10)
     calls = Calls(redis)
-    await calls.create_groups()
+    await create_groups(redis)
     connection = await redis.dial("lanes")
     yield Wire(redis, owner, session, sessions, calls, Outbox(redis, "w1"), LaneReader(connection, redis, "w1"))
     connection.close()

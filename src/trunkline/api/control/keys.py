@@ -29,7 +29,7 @@ from trunkline.api.control.principal import Actor, allowed
 from trunkline.api.control.problems import responses
 from trunkline.errors import Forbidden, UsageError
 from trunkline.tenants.key_options import DEFAULT_LIFETIME, KeyChanges, Wanted, parse_duration
-from trunkline.tenants.keys import KeyRecord
+from trunkline.tenants.key_record import KeyRecord
 from trunkline.tenants.limits import LEAST_RATE, KeyLimits
 
 router = APIRouter(tags=["Keys"])
