@@ -196,9 +196,8 @@ class Database:
             async with self._engine.connect() as connection:
                 await connection.execute(text("SELECT 1"))
         except (OSError, SQLAlchemyError) as error:
-            if (away := find_outage(error)) is not None:
-                raise away from error
-            raise
+            odd = Unavailable("Postgres answers with an error of its own; look at its log.", retry_after=2)
+            raise (find_outage(error) or odd) from error
 
     def _looked(self, look: asyncio.Task[Any]) -> None:
         self._looks.discard(look)

@@ -27,7 +27,24 @@ Fate = Literal["again", "unknown", "parked"]
 Outcome = Literal["ok", "tool_error", "error", "timeout", "cancelled"]
 """How a call ended: the tool answered, the tool failed, JSON-RPC error, ran out of time, its client gave up."""
 
-STATION_BUCKETS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
+STATION_BUCKETS: Final = (
+    0.0001,
+    0.00025,
+    0.0005,
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+)
 """Upper bounds in seconds for what is one round trip or one write."""
 CALL_BUCKETS: Final = (
     0.001,
@@ -46,6 +63,7 @@ CALL_BUCKETS: Final = (
     30.0,
     60.0,
     300.0,
+    600.0,
 )
 """Upper bounds in seconds for what contains the tool's own time."""
 
@@ -166,6 +184,9 @@ class Metrics:
         self._refusals = self._counters(
             "trunkline_refusals", "Messages and connections refused.", "reason", get_args(Refusal)
         )
+        self._control_refusals = self._counters(
+            "trunkline_control_refusals", "Requests to the control plane refused.", "reason", get_args(Refusal)
+        )
         self.accept_seconds = self._histogram(
             "trunkline_accept_seconds", "From a request's head to the accept script's start.", STATION_BUCKETS
         )
@@ -234,8 +255,8 @@ class Metrics:
             "trunkline_store_failures", "Questions that it did not answer in time.", "store", get_args(Store)
         )
 
-        self.redis_connections_total = self._counter(
-            "trunkline_redis_connections", "Connections to Redis opened; it grows where connections are lost."
+        self.redis_reconnects_total = self._counter(
+            "trunkline_redis_reconnects", "Connections to Redis opened in the place of lost ones."
         )
 
     def _lanes(self) -> None:
@@ -272,6 +293,14 @@ class Metrics:
         """
         self._refusals[reason].inc()
         self.accept_refused.inc()
+
+    def refuse_control(self, reason: Refusal) -> None:
+        """Count one refusal by the control plane, which is none of a message.
+
+        Raises:
+            KeyError: the reason is not one of `Refusal`.
+        """
+        self._control_refusals[reason].inc()
 
     def executed(self, outcome: Outcome) -> None:
         """Count one call that ended.

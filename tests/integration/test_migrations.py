@@ -111,6 +111,14 @@ async def test_a_database_that_does_not_exist_is_said_to_be_a_matter_of_the_url(
     await database.aclose()
 
 
+async def test_a_sign_of_life_that_is_an_error_is_none(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    database = Database(database_url)
+    monkeypatch.setattr("trunkline.db.text", lambda _: text("SELECT 1 / 0"))
+    with pytest.raises(Unavailable, match="look at its log"):
+        await database.ping()
+    await database.aclose()
+
+
 @pytest.mark.parametrize("url", ["", "mysql://host/name", "postgresql://host/name?surprise=1"])
 def test_a_url_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(StartRefused, match="TRUNKLINE_DATABASE_URL"):

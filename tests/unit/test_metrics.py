@@ -65,6 +65,15 @@ def test_a_refusal_is_counted_by_its_reason(reason):
     assert value(metrics, "trunkline_accept_total", result="refused") == 1
 
 
+@pytest.mark.parametrize("reason", get_args(Refusal))
+def test_what_the_control_plane_refuses_is_no_message_refused(reason):
+    metrics = Metrics("api")
+    metrics.refuse_control(reason)
+    assert value(metrics, "trunkline_control_refusals_total", reason=reason) == 1
+    assert value(metrics, "trunkline_refusals_total", reason=reason) == 0
+    assert value(metrics, "trunkline_accept_total", result="refused") == 0
+
+
 def test_a_reason_outside_the_closed_set_is_no_label():
     with pytest.raises(KeyError):
         Metrics("api").refuse("acme's own reason")

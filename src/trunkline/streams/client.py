@@ -109,9 +109,9 @@ class Redis:
         return await self._dialer.open(role, on_push=on_push, timeout=timeout)
 
     @property
-    def opened_total(self) -> int:
-        """Connections opened so far; more than at the start where some were lost."""
-        return self._dialer.opened_total
+    def reopened_total(self) -> int:
+        """Connections that were opened in the place of lost ones so far."""
+        return self._dialer.reopened_total
 
     async def command(self, *command: Argument, patience: float | None = PATIENCE) -> Reply:
         """Run a command that is harmless when repeated; `patience` None tries until it succeeds."""

@@ -34,8 +34,9 @@ class Dialer:
         self._process = process
         self._opened: WeakSet[Connection] = WeakSet()
         self._following: asyncio.Task[None] | None = None
-        self.opened_total = 0
-        """Connections opened so far."""
+        self._roles: set[str] = set()
+        self.reopened_total = 0
+        """Connections opened in the place of one that had been lost: each role has one at a time."""
 
     @cached_property
     def address(self) -> RedisAddress:
@@ -74,10 +75,11 @@ class Dialer:
         try:
             connection = await self._open(f"trunkline-{self._process}-{role}", on_push, timeout)
         except StartRefused as error:
-            if self.opened_total:
+            if self._roles:
                 raise ConnectionLost(error.message) from error
             raise
-        self.opened_total += 1
+        self.reopened_total += role in self._roles
+        self._roles.add(role)
         return connection
 
     async def _open(self, name: str, on_push: Callable[[Reply], None] | None, timeout: float) -> Connection:

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from trunkline.errors import Unavailable
 from trunkline.metrics import Metrics, Store
 from trunkline.streams.client import Redis
+from trunkline.streams.connection import RedisRefusal
 from trunkline.streams.workers import signs_of_life
 
 _EVERY = 5.0
@@ -38,12 +39,12 @@ class Watch:
     async def look(self) -> None:
         """Look once."""
         await asyncio.gather(self._ask("postgres", self._ping_database), self._ask("redis", self._ping_redis))
-        self._metrics.redis_connections_total.value = self._redis.opened_total
+        self._metrics.redis_reconnects_total.value = self._redis.reopened_total
         if self._lanes:
             try:
                 async with asyncio.timeout(_PATIENCE):
                     await self._measure()
-            except (Unavailable, TimeoutError):
+            except (Unavailable, RedisRefusal, TimeoutError):
                 self._forget()
 
     async def _ask(self, store: Store, ping: Callable[[], Awaitable[None]]) -> None:
@@ -51,7 +52,7 @@ class Watch:
         try:
             async with asyncio.timeout(_PATIENCE):
                 await ping()
-        except (Unavailable, TimeoutError):
+        except (Unavailable, RedisRefusal, TimeoutError):
             metrics.store_failures_total[store].inc()
             metrics.store_up[store].set(0)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import secrets
 import time
 
 from tests.integration.streams.conftest import Wire
@@ -98,8 +99,23 @@ async def test_a_store_that_is_away_is_down_and_what_it_knew_is_not_a_number(red
 
 async def test_a_connection_that_was_lost_between_two_looks_is_seen_by_the_one_opened_for_it(redis: Redis) -> None:
     metrics = await looked(redis)
-    assert metrics.redis_connections_total.value == 1
+    assert metrics.redis_reconnects_total.value == 0
     await redis.command("CLIENT", "KILL", "SKIPME", "no", "ID", await redis.command("CLIENT", "ID"))
     metrics = await looked(redis)
     assert metrics.store_up["redis"].value == 1
-    assert metrics.redis_connections_total.value == 2
+    assert metrics.redis_reconnects_total.value == 1
+
+
+async def test_a_redis_that_refuses_to_answer_is_away_and_ends_nothing(redis: Redis) -> None:
+    user = f"user-{secrets.token_hex(6)}"
+    await redis.command("ACL", "SETUSER", user, "on", ">secret", "~*", "+auth")
+    try:
+        await redis.command("AUTH", user, "secret")
+        metrics = await looked(redis)
+        assert metrics.store_up["redis"].value == 0
+        assert all(math.isnan(gauge.value) for gauge in metrics.of_lanes)
+    finally:
+        admin = await redis.dial("admin")
+        await admin.send("ACL", "DELUSER", user)
+        admin.close()
+        await admin.lost

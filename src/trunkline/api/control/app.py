@@ -266,7 +266,7 @@ def _once(body: bytes, receive: Receive) -> Receive:
 
 def _respond(request: WebRequest, error: TrunklineError) -> Response:
     control: Control = request.app.state.control
-    control.metrics.refuse(error.reason)
+    control.metrics.refuse_control(error.reason)
     problem = problems.problem_of(error, control.settings.public_url, request.scope["state"]["request_id"])
     return Response(problems.body_of(problem), error.status, problems.headers_of(error))
 
