@@ -16,16 +16,21 @@ import re
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
+from urllib.parse import urlsplit
+
+import structlog
 
 from trunkline import __version__
+from trunkline.logs import redact
 from trunkline.settings import Settings
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
-    from opentelemetry.sdk.trace.export import SpanExporter
+    from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
     from opentelemetry.trace import Span
 
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII)
@@ -37,6 +42,11 @@ _CLOSE_TIMEOUT: Final = 3.0
 _MARK: Final = b"\0"
 """What a traced message begins with on its way to a worker: JSON never does."""
 _SAMPLED: Final = 0x01
+_ADDRESSES: Final = frozenset({"url.full", "http.url", "http.target"})
+_QUERIES: Final = frozenset({"url.query", "url.fragment"})
+"""Attributes of OpenTelemetry's conventions, old and new, for what a request is sent to."""
+
+log = structlog.get_logger(__name__)
 
 
 def carried(body: bytes, place: str) -> bytes:
@@ -57,10 +67,10 @@ Header = Callable[[bytes], str]
 
 def attributes_of(method: str, params: Mapping[str, Any], tenant: str) -> dict[str, str]:
     """What spans say of a call: OpenTelemetry's semantic conventions for MCP, and the tenant's slug."""
-    attributes = {"mcp.method.name": method[:256], "trunkline.tenant": tenant}
+    attributes = {"mcp.method.name": redact(method[:256]), "trunkline.tenant": tenant}
     name = params.get("name") if method == "tools/call" else None
     if isinstance(name, str):
-        attributes |= {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": name[:256]}
+        attributes |= {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": redact(name[:256])}
     return attributes
 
 
@@ -108,7 +118,8 @@ class Tracing:
         resource = Resource.create(names)
         endpoint = f"{settings.otlp_endpoint.rstrip('/')}/v1/traces"
         logging.getLogger("opentelemetry").setLevel(logging.ERROR)  # one line for each batch that is lost is enough
-        self._processor = BatchSpanProcessor(exporter or OTLPSpanExporter(endpoint, timeout=_EXPORT_TIMEOUT))
+        discreet = _Discreet(exporter or OTLPSpanExporter(endpoint, timeout=_EXPORT_TIMEOUT))
+        self._processor = BatchSpanProcessor(cast("SpanExporter", discreet))
         self._own = TracerProvider(sampler=ALWAYS_ON, resource=resource, shutdown_on_exit=False)
         self._own.add_span_processor(self._processor)
         self._tracer = self._own.get_tracer("trunkline", __version__)
@@ -169,8 +180,12 @@ class Tracing:
 
         set_tracer_provider(self._tools)
         for found in entry_points(group="opentelemetry_instrumentor"):
-            if found.name not in _OUR_OWN:
+            if found.name in _OUR_OWN:
+                continue
+            try:
                 found.load()().instrument(skip_dep_check=False)
+            except Exception as error:  # noqa: BLE001 - whatever is wrong with it, the worker serves without it
+                log.warning("an instrumentation cannot be switched on", name=found.name, error=repr(error))
 
     @contextlib.contextmanager
     def executing(self, place: str, waited_ms: float, attributes: Mapping[str, str]) -> Iterator[Span]:
@@ -215,8 +230,8 @@ class Tracing:
         closing.join(_CLOSE_TIMEOUT)
 
     def _wants(self, said: Mapping[str, str]) -> bool:
-        if self._trusts_clients and said and int(said["traceparent"][-2:], 16) & _SAMPLED:
-            return True
+        if self._trusts_clients and said:
+            return bool(int(said["traceparent"][-2:], 16) & _SAMPLED)
         return random.random() < self._ratio  # noqa: S311 - not a secret
 
     def _parent(self, place: str) -> Context:
@@ -242,6 +257,46 @@ class Tracing:
 
 _OUR_OWN: Final = frozenset({"asyncpg", "sqlalchemy", "redis", "asyncio", "threading", "logging", "system_metrics"})
 """Instrumentations of what the platform itself uses, whose spans would be its own business in a tenant's trace."""
+
+
+class _Discreet:
+    """Exports spans without what is behind an address: tools' requests carry keys and arguments in their queries."""
+
+    def __init__(self, exporter: SpanExporter) -> None:
+        self._exporter = exporter
+        self.shutdown = exporter.shutdown
+        self.force_flush = exporter.force_flush
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Export in a batch, from the processor's thread."""
+        return self._exporter.export([_cut(span) for span in spans])
+
+
+def _cut(span: ReadableSpan) -> ReadableSpan:
+    from opentelemetry.sdk.trace import ReadableSpan
+
+    attributes = dict(span.attributes or {})
+    if not attributes.keys() & (_ADDRESSES | _QUERIES):
+        return span
+    cut = {
+        name: _place_of(str(value)) if name in _ADDRESSES else value
+        for name, value in attributes.items()
+        if name not in _QUERIES
+    }
+    return ReadableSpan(
+        span.name, span.context, span.parent, span.resource, cut, span.events, span.links, span.kind,
+        status=span.status, start_time=span.start_time, end_time=span.end_time,
+        instrumentation_scope=span.instrumentation_scope,
+    )  # fmt: skip
+
+
+def _place_of(address: str) -> str:
+    """An address without user, query and fragment."""
+    try:
+        parts = urlsplit(address)
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+    except ValueError:
+        return ""
 
 
 def _said(header: Header, params: Mapping[str, Any]) -> dict[str, str]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from importlib.metadata import EntryPoint
 from typing import Any
 
 import pytest
 from opentelemetry.propagate import inject
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from structlog.testing import capture_logs
 
 from trunkline.settings import load_settings
 from trunkline.tracing import Tracing, carried, parted
@@ -169,3 +171,43 @@ def test_what_a_tool_traces_is_part_of_its_call_and_nothing_outside_of_one(
     assert {f"{span.context.trace_id:032x}" for span in found.values()} == {TRACE}
     assert found["inside"].parent.span_id == found["execute"].context.span_id
     assert found["claim"].end_time - found["claim"].start_time == 5_000_000
+
+
+def test_what_is_behind_an_address_that_a_tool_asks_is_in_no_span(tracing: Make, spans: InMemorySpanExporter) -> None:
+    of = tracing()
+    asked = {
+        "http.url": "https://user:canary@tools.test/v1/x?apikey=canary#canary", "http.method": "GET",
+        "url.full": "https://tools.test/?canary", "http.target": "/v1/x?apikey=canary",
+        "url.query": "apikey=canary", "url.fragment": "canary",
+    }  # fmt: skip
+    with of.executing(CLIENT, 0.0, {}):
+        of._tools.get_tracer("a client").start_span("GET", attributes=asked).end()
+    of.close()
+    (span,) = (span for span in spans.get_finished_spans() if span.name == "GET")
+    assert span.attributes == {
+        "http.url": "https://tools.test/v1/x", "url.full": "https://tools.test/", "http.target": "/v1/x",
+        "http.method": "GET",
+    }  # fmt: skip
+    assert "canary" not in span.to_json()
+
+
+def test_a_key_in_the_place_of_a_tools_name_is_in_no_span(tracing: Make, spans: InMemorySpanExporter) -> None:
+    of, key = tracing(), "tlk_eyJhbGciOiJFZERTQSJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl"
+    accepting = of.accepting(lambda _: "", "tools/call", {"name": key}, "acme", time.perf_counter())
+    assert accepting is not None
+    accepting.refused("rate")
+    of.close()
+    assert all(key not in span.to_json() for span in spans.get_finished_spans())
+
+
+def test_trusted_clients_say_what_is_not_traced_either(tracing: Make) -> None:
+    assert accept(tracing(1.0, clients=True), {"traceparent": UNSAMPLED}) == ""
+
+
+def test_an_instrumentation_that_is_broken_is_left_off(tracing: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = EntryPoint("broken", "trunkline.no_such_module:Instrumentor", "opentelemetry_instrumentor")
+    monkeypatch.setattr("trunkline.tracing.entry_points", lambda **_: [broken])
+    monkeypatch.setattr("opentelemetry.trace.set_tracer_provider", lambda _: None)
+    with capture_logs() as logs:
+        tracing().serve_tools()
+    assert [(line["log_level"], line["name"]) for line in logs] == [("warning", "broken")]

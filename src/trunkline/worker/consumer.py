@@ -237,7 +237,11 @@ class Consumer:
         waited = self._clock.now_ms() - call.enqueued_ms
         attributes = attributes_of(str(execution.body.get("method")), execution.params, execution.caller.slug)
         with tracing.executing(call.trace, waited, attributes) as span:
-            answer = await execution.run()
+            try:
+                answer = await execution.run()
+            except asyncio.CancelledError:
+                tracing.fail(span, "timeout" if running.deadline <= self._clock.now_ms() else "cancelled")
+                raise
             if answer.outcome != "ok":
                 tracing.fail(span, answer.outcome)
         return answer
