@@ -27,44 +27,13 @@ Fate = Literal["again", "unknown", "parked"]
 Outcome = Literal["ok", "tool_error", "error", "timeout", "cancelled"]
 """How a call ended: the tool answered, the tool failed, JSON-RPC error, ran out of time, its client gave up."""
 
-STATION_BUCKETS: Final = (
-    0.0001,
-    0.00025,
-    0.0005,
-    0.001,
-    0.0025,
-    0.005,
-    0.01,
-    0.025,
-    0.05,
-    0.1,
-    0.25,
-    0.5,
-    1.0,
-    2.5,
-    5.0,
-    10.0,
+_BOUNDS: Final = (
+    *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
+    *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 600.0),
 )
+STATION_BUCKETS: Final = tuple(bound for bound in _BOUNDS if bound <= 10)
 """Upper bounds in seconds for what is one round trip or one write."""
-CALL_BUCKETS: Final = (
-    0.001,
-    0.0025,
-    0.005,
-    0.01,
-    0.025,
-    0.05,
-    0.1,
-    0.25,
-    0.5,
-    1.0,
-    2.5,
-    5.0,
-    10.0,
-    30.0,
-    60.0,
-    300.0,
-    600.0,
-)
+CALL_BUCKETS: Final = tuple(bound for bound in _BOUNDS if bound >= 0.001)
 """Upper bounds in seconds for what contains the tool's own time."""
 
 
@@ -254,7 +223,6 @@ class Metrics:
         self.store_failures_total = self._counters(
             "trunkline_store_failures", "Questions that it did not answer in time.", "store", get_args(Store)
         )
-
         self.redis_reconnects_total = self._counter(
             "trunkline_redis_reconnects", "Connections to Redis opened in the place of lost ones."
         )

@@ -4,44 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from signal import SIGTERM
 
 import orjson
-import pytest
-from faults.pods import environment_of
-from pydantic import SecretStr
+from tests.acceptance.conftest import Trunkline
 from tests.acceptance.pods import Deployment, Pod, becomes_true
 from tests.acceptance.sessions import Session
-
-from trunkline.cli import command
-from trunkline.settings import Settings
+from tests.roots import rooted
 
 CLIENTS = 5
-Trunkline = Callable[..., str]
-
-
-@pytest.fixture
-def trunkline(
-    deployment: Deployment, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Trunkline:
-    """Runs a command with the settings that pods would be started with now; what it prints."""
-
-    def run(*arguments: str) -> str:
-        for name, value in environment_of(deployment.settings).items():
-            monkeypatch.setenv(name, value)
-        capsys.readouterr()
-        assert command.run(arguments) == 0
-        return capsys.readouterr().out
-
-    return run
-
-
-def rooted(settings: Settings, root: str, *others: str) -> Settings:
-    return settings.model_copy(
-        update={"secret_key": SecretStr(root), "other_secret_keys": tuple(map(SecretStr, others))}
-    )
 
 
 class Clients:
@@ -102,22 +75,26 @@ async def deploy(deployment: Deployment, clients: Clients) -> None:
 
 async def test_the_root_changes_under_calls_and_all_keys_go_on(deployment: Deployment, trunkline: Trunkline) -> None:
     settings, old, new = deployment.settings, deployment.settings.secret_key.get_secret_value(), secrets.token_hex(32)
+
+    async def say(*arguments: str) -> str:
+        code, said = await trunkline(*arguments, on=deployment.settings)
+        assert code == 0, said
+        return said
+
     clients = Clients()
     clients.move(await deployment.start(apis=2, workers=1))
-    signer = orjson.loads(await asyncio.to_thread(trunkline, "audit", "head", "demo", "--json"))["signer"]
+    signer = orjson.loads(await say("audit", "head", "demo", "--json"))["signer"]
     async with clients.working() as group:
         for _ in range(CLIENTS):
             await clients.join(group, deployment.key)
         for step in (rooted(settings, old, new), rooted(settings, new, old)):
             deployment.settings = step
             await deploy(deployment, clients)
-            key = await asyncio.to_thread(trunkline, "key", "issue", "demo", "--quiet")
-            await clients.join(group, key.strip())
-        assert "Encrypted anew: 1 signing keys" in await asyncio.to_thread(trunkline, "secrets", "rewrap")
+            await clients.join(group, (await say("key", "issue", "demo", "--quiet")).strip())
+        assert "Encrypted anew: 1 signing keys" in await say("secrets", "rewrap")
         deployment.settings = rooted(settings, new)
         await deploy(deployment, clients)
         await clients.join(group, deployment.key)
         await clients.are_answered()
     deployment.end()
-    verified = await asyncio.to_thread(trunkline, "audit", "verify", "demo", "--signer", signer)
-    assert "all as they were written" in verified
+    assert "all as they were written" in await say("audit", "verify", "demo", "--signer", signer)

@@ -13,12 +13,11 @@ import asyncpg
 import httpx2
 import jwt
 import pytest
-from faults.pods import environment_of
+from tests.acceptance.conftest import Trunkline
 from tests.acceptance.pods import TLS, Deployment, Pod, becomes_true
 from tests.acceptance.sessions import Session
 from tests.stores import as_owner, open_directory
 
-from trunkline.cli import command
 from trunkline.dev.data import DataDirectory
 from trunkline.dev.postgres import ENVIRONMENT, Postgres
 from trunkline.dev.programs import find_postgres, readable_by
@@ -32,7 +31,6 @@ CREATE ROLE backup LOGIN BYPASSRLS PASSWORD 'backup';
 GRANT pg_read_all_data TO backup;
 
 """
-Trunkline = Callable[..., Awaitable[tuple[int, str]]]
 
 
 @dataclass(frozen=True)
@@ -110,23 +108,6 @@ class Backup:
         async with asyncio.timeout(60):
             said, _ = await process.communicate()
         assert process.returncode == 0, said.decode()
-
-
-@pytest.fixture
-def trunkline(
-    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Trunkline:
-    """Runs a command on the deployment, or one with other settings; gives its exit code and what it prints."""
-    monkeypatch.chdir(tmp_path)
-
-    async def run(*arguments: str, on: Settings = settings) -> tuple[int, str]:
-        for name, value in environment_of(on).items():
-            monkeypatch.setenv(name, value)
-        capsys.readouterr()
-        code = await asyncio.to_thread(command.run, arguments)
-        return code, "".join(capsys.readouterr())
-
-    return run
 
 
 async def is_answered(pod: Pod, key: str) -> None:

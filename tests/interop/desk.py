@@ -12,7 +12,7 @@ from pydantic import BaseModel
 SERVER = "tests.interop.desk:server"
 TOOLS = {"add", "echo", "countdown", "greet", "entitle"}
 STEP = 0.02
-"""Seconds between two reports of progress."""
+"""Seconds that a number takes: the SDK for TypeScript drops the progress that comes in one piece with the answer."""
 
 server = MCPServer("desk", version="1.0.0")
 

@@ -214,6 +214,11 @@ async def test_a_bad_origin_is_403_and_a_bad_host_is_421_on_every_route(stream: 
     assert (await stream.http.options(url, headers=evil)).status_code == 403
 
 
+async def test_a_platform_on_this_machine_answers_for_names_below_localhost(stream: Stream) -> None:
+    for host, status in {"demo.localhost": 200, "localhost.evil.example": 421, "evillocalhost": 421}.items():
+        assert (await stream.http.get(f"{stream.base}/health", headers={"host": host})).status_code == status
+
+
 async def test_a_browser_of_an_allowed_origin_may_ask_without_a_key(stream: Stream) -> None:
     headers = {
         "origin": "http://localhost:6274",

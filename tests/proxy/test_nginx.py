@@ -98,6 +98,12 @@ async def test_other_names_are_nobodys(front: Front, host: str, status: int) -> 
     assert error_of(response)
 
 
+async def test_a_pod_of_a_platform_elsewhere_answers_for_no_name_below_localhost(front: Front) -> None:
+    pod = front.deployment.pods[0]
+    assert (await asyncio.to_thread(pod.get, "/health", host=f"demo.{DOMAIN}")).status_code == 200
+    assert (await asyncio.to_thread(pod.get, "/health", host="demo.localhost")).status_code == 421
+
+
 async def test_keys_are_not_taken_in_the_clear_and_pages_are_sent_on(front: Front) -> None:
     async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{front.http}", trust_env=False) as http:
         refused = await http.post("/t/demo/mcp", json=PING, headers={**front.bearer, "host": DOMAIN})
@@ -168,8 +174,11 @@ async def test_a_client_that_takes_no_stream_waits_for_its_answer_longer_than_st
 ) -> None:
     home, port = tmp_path / "nginx", free_port()
     plain.configure(home, port, [pod.port for pod in front.deployment.pods if pod.url])
-    shared = home / "trunkline" / "http.conf"
-    shared.write_text(shared.read_text().replace("proxy_read_timeout 60s", "proxy_read_timeout 1s"))
+    for file, wrong, right in (
+        (home / "trunkline" / "http.conf", "proxy_read_timeout 60s", "proxy_read_timeout 1s"),
+        (home / "nginx.conf", r"\.localhost$", rf"\.{DOMAIN}$"),
+    ):
+        file.write_text(file.read_text().replace(wrong, right))
     with plain.running(home, port):
         url = f"http://127.0.0.1:{port}"
 
@@ -179,7 +188,7 @@ async def test_a_client_that_takes_no_stream_waits_for_its_answer_longer_than_st
                 await client.initialize()
                 return text_of(await client.call("countdown", start=3, interval=0.7))
 
-        here = [("127.0.0.1", "/t/demo/mcp"), ("demo.localhost", "/mcp"), ("demo.localhost", "/t/demo/mcp")]
+        here = [("127.0.0.1", "/t/demo/mcp"), (f"demo.{DOMAIN}", "/mcp"), (f"demo.{DOMAIN}", "/t/demo/mcp")]
         assert set(await asyncio.gather(*(count(*each) for each in here))) == {"counted down from 3"}
 
 

@@ -84,6 +84,8 @@ class App:
         self._metrics = metrics
         self._all_hosts = "*" in settings.allowed_hosts
         self._hosts = _LOOPBACK | {settings.public_host, *settings.allowed_hosts}
+        # All names below localhost are this machine's (RFC 6761, section 6.3); below an address there are none.
+        self._tenant_names = ".localhost" if settings.public_host in _LOOPBACK else f".{settings.public_host}"
         self._all_origins = "*" in settings.allowed_origins
         self._origins = {settings.public_origin, *settings.allowed_origins}
         self.heads = KnownHeads()
@@ -162,8 +164,7 @@ class App:
         if self._all_hosts:
             return
         host = _host_name(head.header(b"host"))
-        # Names below localhost are this machine's wherever they are asked for (RFC 6761, section 6.3).
-        if host not in self._hosts and not host.endswith((f".{self._settings.public_host}", ".localhost")):
+        if host not in self._hosts and not host.endswith(self._tenant_names):
             raise MisdirectedRequest
 
     def _check_origin(self, head: Head) -> Headers:

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 from pydantic import BaseModel, SecretStr
+from tests.roots import rooted
 
 from trunkline.audit.by import CLI, PLATFORM, By
 from trunkline.audit.record import Recorder
@@ -40,12 +41,6 @@ async def acme(tenants: Tenants, database: Database) -> Tenant:
     await tenants.create("idle")
     await tenants.create("acme")
     return await tenants.enable("acme", "weather")
-
-
-def rooted(settings: Settings, secret: str, *others: str) -> Settings:
-    return settings.model_copy(
-        update={"secret_key": SecretStr(secret), "other_secret_keys": tuple(map(SecretStr, others))}
-    )
 
 
 async def token_of(settings: Settings, database: Database, redis: Redis, tenants: Tenants) -> str:
