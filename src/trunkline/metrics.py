@@ -139,6 +139,7 @@ class Metrics:
         self._exposed.info = {"process": process, "version": version}
         self._api()
         self._worker()
+        self._both()
         self._stores()
         self._lanes()
         self._registry = CollectorRegistry(auto_describe=False)
@@ -195,7 +196,9 @@ class Metrics:
         self._reclaimed = self._counters(
             "trunkline_reclaim", "Calls of dead workers, by what became of them.", "fate", get_args(Fate)
         )
-        self.running_calls = self._gauge("trunkline_running_calls", "Calls claimed by this worker and not finished.")
+        self.slots_wanted = self._gauge(
+            "trunkline_slots_wanted", "Calls that hold a slot of this worker, or were claimed and wait for one."
+        )
         self.publish_seconds = self._histogram(
             "trunkline_publish_seconds", "From the publish script's start to its answer.", STATION_BUCKETS
         )
@@ -211,6 +214,11 @@ class Metrics:
         )
         self.audit_broken_heads_total = self._counter(
             "trunkline_audit_broken_heads", "Audit chains whose head was tampered with; verify them."
+        )
+
+    def _both(self) -> None:
+        self.internal_errors_total = self._counter(
+            "trunkline_internal_errors", "Requests and calls that failed by a fault of the platform's own; logged."
         )
 
     def _stores(self) -> None:

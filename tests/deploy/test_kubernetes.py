@@ -301,7 +301,7 @@ def test_workers_are_scaled_by_their_backlog_in_both_ways() -> None:
     assert all(needed <= each["metadata"].keys() for each in spec["triggers"])
     assert all(isinstance(value, str) for each in spec["triggers"] for value in each["metadata"].values())
     queries = [each["metadata"]["query"] for each in spec["triggers"]]
-    assert queries == ["trunkline:backlog_calls:max", "trunkline:running_calls:sum"]
+    assert queries == ["trunkline:backlog_calls:max", "trunkline:slots_wanted:sum"]
 
     kind, spec = scalers("overlays/production-hpa")["trunkline-worker"]
     assert kind == "HorizontalPodAutoscaler"
@@ -309,7 +309,7 @@ def test_workers_are_scaled_by_their_backlog_in_both_ways() -> None:
     named_metrics = [
         each.get("pods", each.get("external", {})).get("metric", {}).get("name") for each in spec["metrics"]
     ]
-    assert named_metrics == ["trunkline_running_calls", "trunkline_backlog_calls", None]
+    assert named_metrics == ["trunkline_slots_wanted", "trunkline_backlog_calls", None]
 
 
 @in_production
@@ -321,10 +321,10 @@ def test_what_is_scaled_by_and_watched_is_what_monitoring_has(folder: str) -> No
         for rule in group["rules"]
         if "record" in rule
     }
-    assert {"trunkline:backlog_calls:max", "trunkline:running_calls:sum"} <= recorded
+    assert {"trunkline:backlog_calls:max", "trunkline:slots_wanted:sum"} <= recorded
     assert {
         "trunkline_active_connections",
-        "trunkline_running_calls",
+        "trunkline_slots_wanted",
         "trunkline_backlog_calls",
     } <= names_of_metrics()
     for kind, role, endpoints in (

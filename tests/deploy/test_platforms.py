@@ -90,4 +90,4 @@ def test_variables_that_are_set_or_named_are_settings(monkeypatch: pytest.Monkey
 
 
 def test_workers_have_metrics_to_be_asked_for() -> None:
-    assert b"trunkline_running_calls" in Metrics("worker", "0").render()
+    assert b"trunkline_slots_wanted" in Metrics("worker", "0").render()

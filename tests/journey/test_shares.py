@@ -36,7 +36,7 @@ async def test_a_tenant_is_served_while_another_one_wants_all_slots_of_its_lane(
     platform: Platform, gate: Gate
 ) -> None:
     api = await platform.api()
-    await platform.workshop(concurrency=4)
+    worker = await platform.workshop(concurrency=4)
     key = await neighbour(platform)
     async with (
         connect(api, key=platform.key) as greedy,
@@ -47,9 +47,16 @@ async def test_a_tenant_is_served_while_another_one_wants_all_slots_of_its_lane(
         sent = {await send(greedy, "wait", gate) for _ in range(40)}
         await gate.until(inside=3)
         assert text_of(await modest.call("whole", {"number": 7})) == "7"
+        assert worker._metrics.slots_wanted.value > gate.most, "those that wait here are seen, too"
         gate.open()
         assert {(await greedy.event()).message["id"] for _ in sent} == sent
         assert gate.most == 3
+
+    async def none_is_wanted() -> bool:
+        await platform.redis.command("PING")
+        return worker._metrics.slots_wanted.value == 0
+
+    await eventually(none_is_wanted)
 
 
 async def test_what_a_stopping_worker_has_not_begun_is_run_by_another(platform: Platform, gate: Gate) -> None:

@@ -45,7 +45,7 @@ def test_every_station_is_on_the_page_before_anything_happened():
         "trunkline_forward_total",
         "trunkline_deliver_total",
         "trunkline_active_connections",
-        "trunkline_running_calls",
+        "trunkline_slots_wanted",
     }
 
 

@@ -125,6 +125,7 @@ class App:
             await self._refuse(request, error)
         except Exception:  # the edge of a request: anything else is our fault, and is said without its details
             log.exception("request failed", path=head.path.decode("latin-1"))
+            self._metrics.internal_errors_total.inc()
             with contextlib.suppress(RuntimeError):  # the answer had begun
                 await self._refuse(request, TrunklineError("Something went wrong here; it was logged."))
 

@@ -39,6 +39,8 @@ class Custodian:
             for call, fate in await self._lost.look():
                 log.warning("call of a lost worker", call=call, fate=fate)
                 self._metrics.reclaimed(fate)
+                if fate != "again":
+                    self._metrics.executed("error")
         for call in await self._calls.sweep_all(self._grace_ms):
             log.warning("call answered by the sweep", call=call)
             self._metrics.executed("timeout")

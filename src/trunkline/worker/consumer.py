@@ -95,6 +95,7 @@ class Consumer:
         waiting = self._slots.withdraw(call_id)
         if waiting is not None:
             self._metrics.executed("cancelled")
+            self._metrics.slots_wanted.set(self._slots.wanted)
             self._aside(self._outbox.publish(waiting, b"", "cancelled"))
         running = self._running.get(call_id)
         if running is not None and not running.over:
@@ -124,6 +125,7 @@ class Consumer:
                 stations.log("claim", call=call.id, session=call.session, waited_ms=round(waited * 1000, 1))
             if self._slots.admit(call):
                 self._begin(call)
+        self._metrics.slots_wanted.set(self._slots.wanted)
 
     def _renew(self, call: Call) -> None:
         """A call that is here already was given out again.
@@ -140,7 +142,6 @@ class Consumer:
     def _begin(self, call: Call) -> None:
         loop = self._loop
         self._running[call.id] = Running(call, loop.create_task(self._run(call)), loop.time())
-        self._metrics.running_calls.inc()
 
     # Execute and publish.
 
@@ -156,12 +157,12 @@ class Consumer:
             await self._acknowledge(running)
         finally:
             del self._running[call.id]
-            self._metrics.running_calls.dec()
             self._begin_all(self._slots.release(call))
 
     def _begin_all(self, calls: Sequence[Call]) -> None:
         for call in calls:
             self._begin(call)
+        self._metrics.slots_wanted.set(self._slots.wanted)
         self._claiming.slot_freed()
 
     def _waits(self, call: Call, waiting: bool) -> None:
@@ -189,6 +190,7 @@ class Consumer:
             return in_its_place(call, "The tool was cancelled from within.")
         except Exception:  # the edge of a message: it is our fault, and said without its details
             log.exception("call failed", call=call.id, session=call.session)
+            self._metrics.internal_errors_total.inc()
             return in_its_place(call, "Something went wrong here; it was logged.")
 
     async def _execute(self, running: Running) -> Answer | None:
@@ -287,9 +289,11 @@ class Consumer:
             if not offset and running.call is not call:
                 offset = await self._publish_as_claimed(running, answer)
         self._metrics.publish_seconds.observe(time.perf_counter() - started)
-        if call.wants_answer:
+        if call.wants_answer and offset:
             self._metrics.executed(answer.outcome)
-            (self._metrics.publish_published if offset else self._metrics.publish_too_late).inc()
+            self._metrics.publish_published.inc()
+        elif call.wants_answer:
+            self._metrics.publish_too_late.inc()  # whoever answered it has counted how it ended
         if stations.on:
             stations.log("publish", call=call.id, session=call.session, offset=offset, outcome=answer.outcome)
 

@@ -48,11 +48,16 @@ class Slots:
         return call_id in self._ids
 
     @property
+    def wanted(self) -> int:
+        """How many calls hold a slot or wait for one; those that wait for their clients and lent theirs do not."""
+        return len(self._ids) - len(self._lent)
+
+    @property
     def claimable(self) -> int:
         """How many calls may be claimed now; none while as many wait as there are slots."""
         if self._closed:
             return 0
-        waiting = len(self._ids) - len(self._running) - len(self._lent)
+        waiting = self.wanted - len(self._running)
         return max(self._concurrency - max(len(self._running), waiting), 0)
 
     def admit(self, call: Call) -> bool:

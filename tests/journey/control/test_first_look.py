@@ -178,3 +178,5 @@ async def test_what_goes_wrong_inside_is_a_problem_without_details(
     assert (answer.status_code, answer.headers["content-type"]) == (500, "application/problem+json")
     assert "hunter2" not in answer.text
     assert [line["event"] for line in logged if line["log_level"] == "error"] == ["request failed"]
+    async with control.client() as http:
+        assert "trunkline_internal_errors_total 1.0" in (await http.get("/metrics")).text

@@ -24,6 +24,19 @@ def test_a_tenant_leaves_a_quarter_of_the_slots_to_others() -> None:
     assert slots.admit(call("b"))
 
 
+def test_what_waits_for_a_slot_is_wanted_too_and_what_lent_its_own_is_not() -> None:
+    slots = Slots(8)
+    for number in range(10):
+        slots.admit(call("a", number))
+    assert slots.wanted == 10
+    slots.lend(call("a", 0))
+    assert slots.wanted == 9
+    slots.release(call("a", 0))
+    assert slots.wanted == 9
+    slots.withdraw("a-9")
+    assert slots.wanted == 8
+
+
 def test_a_worker_of_one_slot_serves_one_tenant_at_a_time() -> None:
     slots = Slots(1)
     assert slots.admit(call("a"))

@@ -156,9 +156,10 @@ class ControlPlane:
         try:
             await self._app(scope, _once(body, request.receive), answer.send)
         except Exception:  # the edge of a request, as in `trunkline.api.app`; the application has answered already
-            log.exception("request failed", path=scope["path"])
             if not answer.begun:
                 raise
+            log.exception("request failed", path=scope["path"])
+            self._control.metrics.internal_errors_total.inc()
 
     async def refuse(self, request: Request, error: TrunklineError) -> None:
         """Answer with a problem what did not get as far as the application."""
